@@ -1,0 +1,94 @@
+"""What a fitted network says, as arrays: compositions, their coordinates, topics' relations.
+
+Shapes: N cells, G features, K topics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import scipy.cluster.hierarchy as hierarchy
+import scipy.linalg
+import torch
+
+from ..data import loaders
+from ..data.counts import Cells
+from ..nn.network import TopicNetwork
+from ..training.objective import Draws, loss_terms
+
+POSTERIOR_POINTS = 128
+
+
+def standard_normal_points(n: int, dimension: int, device: torch.device) -> torch.Tensor:
+    """Quasi-random standard normal points, n x dimension, always the same ones (scrambled Sobol)."""
+    sobol = torch.quasirandom.SobolEngine(dimension, scramble=True, seed=0)
+    uniform = sobol.draw(n, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
+    return (torch.special.ndtri(uniform)).to(device, torch.float32)
+
+
+@torch.no_grad()
+def compositions(network: TopicNetwork, cells: Cells, batch_size: int = 512) -> np.ndarray:
+    """Posterior mean of the topics of each cell, N x K.
+
+    The mean of softmax(loc + scale * eps) over fixed points eps that all cells share, so that the result does
+    not depend on the order of the cells nor on any generator.
+    """
+    K = network.num_topics
+    eps_SK = standard_normal_points(POSTERIOR_POINTS, K, network.device)
+    out = np.empty((len(cells), K), np.float32)
+    done = 0
+    for batch in loaders.in_order(cells, batch_size):
+        q = network.encoder(batch.to(network.device))
+        theta = torch.zeros_like(q.theta_loc_BK)
+        for eps_K in eps_SK:
+            theta += torch.softmax(q.theta_loc_BK + q.theta_scale_BK * eps_K, dim=1)
+        out[done : done + len(theta)] = (theta / theta.sum(1, keepdim=True)).cpu().numpy()
+        done += len(theta)
+    return out
+
+
+@torch.no_grad()
+def mean_loss(network: TopicNetwork, cells: Cells, n_draws: int = 8, batch_size: int = 512) -> dict[str, float]:
+    """Return loss, distortion and rate in nats per cell, at full weight, over fixed draws shared by all cells."""
+    K, device = network.num_topics, network.device
+    points = standard_normal_points(n_draws, 2 * K + 1, device)
+    sums = torch.zeros(3, dtype=torch.float64)
+    for batch in loaders.in_order(cells, batch_size):
+        batch = batch.to(device)
+        for p in points:
+            draws = Draws(p[:K], p[K : 2 * K].expand(batch.n_cells, K), p[2 * K].expand(batch.n_cells))
+            terms = loss_terms(network, batch, draws)
+            sums += torch.stack([terms.loss(1.0), terms.distortion, terms.rate]).double().cpu()
+    loss, distortion, rate = (sums / (n_draws * len(cells))).tolist()
+    return {"loss": loss, "distortion": distortion, "rate": rate}
+
+
+@torch.no_grad()
+def frequencies(network: TopicNetwork, theta: np.ndarray, batch_size: int = 512) -> Iterator[np.ndarray]:
+    """Yield the relative frequencies of features, rho, for rows of compositions, a chunk at a time."""
+    for start in range(0, len(theta), batch_size):
+        chunk = torch.as_tensor(theta[start : start + batch_size], dtype=torch.float32, device=network.device)
+        yield network.decoder(chunk).exp().cpu().numpy()
+
+
+def umap_features(theta: np.ndarray, box_cox: float = 0.25) -> np.ndarray:
+    """Coordinates of compositions for neighbours with the manhattan metric, N x (K - 1).
+
+    Box-Cox transform with power `box_cox` of the compositions divided by their mean (the log of the ratio to the
+    geometric mean as the power goes to zero), then an orthonormal basis of contrasts (isometric log-ratio).
+    """
+    K = theta.shape[1]
+    if box_cox == 0:
+        log = np.log(np.maximum(theta, 1e-12))
+        centred = log - log.mean(1, keepdims=True)
+    else:
+        power = np.maximum(theta, 0).astype(float) ** box_cox
+        centred = (power / power.mean(1, keepdims=True) - 1) / box_cox
+    contrasts = scipy.linalg.helmert(K)  # (K - 1) x K, rows orthonormal and orthogonal to ones
+    return (centred @ contrasts.T).astype(np.float32)
+
+
+def dendrogram(topic_distributions: np.ndarray) -> np.ndarray:
+    """Ward linkage of topics by the Hellinger distance of their distributions over features, (K - 1) x 4."""
+    return hierarchy.linkage(np.sqrt(topic_distributions) / np.sqrt(2), method="ward")

@@ -1,0 +1,96 @@
+"""What training tells whoever listens: plain, picklable, and one JSON object each."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+
+class _Record:
+    """Shared ways of the records: to and from one JSON object."""
+
+    kind: ClassVar[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields with ``kind``; numbers that JSON cannot hold become None."""
+        values = dataclasses.asdict(self)  # type: ignore[call-overload]
+        for name, value in values.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                values[name] = None
+        return {"kind": self.kind, **values}
+
+
+@dataclasses.dataclass(frozen=True)
+class StepRecord(_Record):
+    """One step of training. Losses are in nats per cell of this minibatch.
+
+    Attributes
+    ----------
+    step, epoch
+        Counted from 1.
+    loss
+        What the optimiser saw (KL terms weighted by `kl_weight`), per cell.
+    distortion
+        Negative expected log likelihood, with the divergences that are not the topics'.
+    rate
+        KL divergence of the topics, unweighted.
+    kl_weight
+        The annealed multiplier of the KL terms.
+    learning_rate, momentum
+        Of the optimiser at this step.
+    """
+
+    kind: ClassVar[str] = "step"
+    step: int
+    epoch: int
+    loss: float
+    distortion: float
+    rate: float
+    kl_weight: float
+    learning_rate: float
+    momentum: float
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochRecord(_Record):
+    """One pass over the cells: means of its steps, and how fast it went.
+
+    Attributes
+    ----------
+    epoch, step
+        Epochs and steps done so far.
+    loss, distortion, rate, kl_weight, learning_rate, momentum
+        As in `StepRecord`; means over the epoch, the last value for the schedules.
+    seconds
+        Wall time of this epoch.
+    cells_per_second
+        Cells seen over wall time.
+    waiting
+        Share of the epoch's time that went into making minibatches.
+    """
+
+    kind: ClassVar[str] = "epoch"
+    epoch: int
+    step: int
+    loss: float
+    distortion: float
+    rate: float
+    kl_weight: float
+    learning_rate: float
+    momentum: float
+    seconds: float
+    cells_per_second: float
+    waiting: float
+
+
+Record = StepRecord | EpochRecord
+
+_KINDS: dict[str, type[StepRecord] | type[EpochRecord]] = {c.kind: c for c in (StepRecord, EpochRecord)}
+
+
+def from_dict(values: dict[str, Any]) -> Record:
+    """Build the record that `to_dict` wrote; None becomes NaN."""
+    fields = dict(values)
+    cls = _KINDS[fields.pop("kind")]
+    return cls(**{k: math.nan if v is None else v for k, v in fields.items()})

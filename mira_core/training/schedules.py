@@ -1,0 +1,51 @@
+"""What changes from step to step: learning rate, momentum, weight of the KL terms. Steps count from 0."""
+
+from __future__ import annotations
+
+import math
+
+RISING = 0.3  # share of the training in which the learning rate rises
+FINAL = 1e-4  # the learning rate ends at this share of where it began
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
+
+
+def _one_cycle(step: int, total: int, start: float, peak: float, end: float) -> float:
+    top = RISING * total - 1
+    if step <= top:
+        return _cosine(start, peak, step / top if top > 0 else 1.0)
+    return _cosine(peak, end, min(1.0, (step - top) / max(total - 1 - top, 1e-9)))
+
+
+def learning_rate(step: int, total: int, low: float, high: float) -> float:
+    """One-cycle policy: from `low` up to `high`, then down to a ten-thousandth of `low`, by cosines."""
+    return _one_cycle(step, total, low, high, low * FINAL)
+
+
+def momentum(step: int, total: int, low: float, high: float) -> float:
+    """From `high` down to `low` at the peak of the learning rate, and back."""
+    return _one_cycle(step, total, high, low, high)
+
+
+def monotonic(step: int, total: int) -> float:
+    """Rise linearly over half of the training, then stay at 1."""
+    return min(1.0, (step + 1) / (total / 2 + 1))
+
+
+def cyclic(step: int, total: int, cycles: int = 3, last: float = 0.05) -> float:
+    """Rise from zero in each of three cycles, a step higher each time.
+
+    Cycle c rises linearly over its first half to c / `cycles` and stays there; the `last` share of the training
+    is at 1. (Cyclic annealing: Fu et al., NAACL 2019.)
+    """
+    if step >= total * (1 - last):
+        return 1.0
+    length = total / cycles
+    cycle = min(int(step // length), cycles - 1)
+    within = (step + 1 - cycle * length) / length
+    return (cycle + 1) / cycles * min(1.0, 2 * within)
+
+
+ANNEALING = {"monotonic": monotonic, "cyclic": cyclic}
