@@ -7,8 +7,6 @@ Metadata: ``mira`` holds a JSON object with ``format``, options, names of featur
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import torch
 
 from ..data.statistics import Statistics
 from ..errors import CheckpointError
+from ..files import replace_file
 
 FORMAT = 1
 
@@ -43,19 +42,6 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     header = {"format": FORMAT, **checkpoint.header, "statistics": numbers}
     data = safetensors.torch.save(tensors, {"mira": json.dumps(header)})
     replace_file(path, data)
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Put `data` at `path` in one stroke: written beside, flushed to the disk, renamed."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with open(beside, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def read(path: Path) -> Checkpoint:

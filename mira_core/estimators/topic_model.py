@@ -163,9 +163,10 @@ class TopicModel:
         StepRecord or EpochRecord
         """
         cells = anndata_io.training_cells(anndata_io.open_data(data), self.get_params())
-        return self._fit_cells(cells)
+        return self.fit_cells(cells)
 
-    def _fit_cells(self, cells: Cells) -> Iterator[Record]:
+    def fit_cells(self, cells: Cells) -> Iterator[Record]:
+        """Train on cells that were read before; otherwise as `fit_records`."""
         seed = self.seed if self.seed is not None else secrets.randbits(32)
         learned = statistics.learn(cells)
         network = self._build(cells.endogenous, learned, cells.covariates.shape[1], cells.extra.shape[1])
@@ -205,6 +206,11 @@ class TopicModel:
     def training_loss(self) -> list[float]:
         """Mean loss of each epoch, nats per cell, KL terms weighted as they were."""
         return [r.loss for r in self.history]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self._fitted().device
 
     def _fitted(self) -> TopicNetwork:
         if self.network is None:
