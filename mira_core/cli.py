@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -71,6 +72,8 @@ def _argument(name: str, declared: param.Parameter) -> dict[str, Any]:
 
 def _fit(arguments: argparse.Namespace) -> int:
     from tqdm.auto import tqdm
+
+    os.environ.update(jobs.ENVIRONMENT)
 
     from .run import run_job
 

@@ -58,7 +58,10 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _meta(
-    group: str, level: str = "advanced", applies_to: str = "all", search: tuple[float, float, str] | None = None
+    group: str,
+    level: str = "advanced",
+    applies_to: str = "all",
+    search: tuple[float, float, str] | None = None,
 ) -> dict[str, Any]:
     return {"group": group, "level": level, "applies_to": applies_to, "search": search}
 
@@ -314,8 +317,9 @@ def validate(name: str, value: Any) -> Any:
         value = value.item()
     try:
         if isinstance(p, ColumnNames):
-            p._validate(value)
-            return _as_list(value) or None
+            listed = _as_list(value)
+            p._validate(listed)
+            return listed or None
         if isinstance(p, param.Number) and value is not None:
             if isinstance(value, bool) or not isinstance(value, numbers.Real):
                 raise ValueError("not a number")

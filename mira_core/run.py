@@ -135,7 +135,10 @@ def _fit(
     cells = anndata_io.training_cells(adata, model.get_params())
     per_epoch = loaders.steps_per_epoch(len(cells), model.batch_size)
     report.update(
-        stage="training", n_cells=len(cells), num_epochs=model.num_epochs, num_steps=per_epoch * model.num_epochs
+        stage="training",
+        n_cells=len(cells),
+        num_epochs=model.num_epochs,
+        num_steps=per_epoch * model.num_epochs,
     )
     stopped = False
     training = model.fit_cells(cells)
@@ -193,8 +196,10 @@ def embed(cells: ad.AnnData) -> None:
     if n < 4:
         cells.obsm["X_umap"] = np.zeros((n, 2), np.float32)
         return
-    sc.pp.neighbors(cells, n_neighbors=min(15, n - 1), use_rep="X_umap_features", metric="manhattan", random_state=0)
-    sc.tl.umap(cells, random_state=0)
+    topics = ad.AnnData(obsm={"X_umap_features": cells.obsm["X_umap_features"]})
+    sc.pp.neighbors(topics, n_neighbors=min(15, n - 1), use_rep="X_umap_features", metric="manhattan", random_state=0)
+    sc.tl.umap(topics, random_state=0)
+    cells.obsm["X_umap"] = topics.obsm["X_umap"]
 
 
 def write_cells(folder: Path, cells: ad.AnnData) -> None:

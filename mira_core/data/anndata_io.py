@@ -17,8 +17,8 @@ from ..errors import DataError
 from .counts import Cells, CountMatrix
 
 
-def open_data(data: ad.AnnData | str | Path) -> ad.AnnData:
-    """Return the AnnData, reading it first if a path to an .h5ad file is given."""
+def open_data(data: ad.AnnData | str | Path, *, backed: bool = False) -> ad.AnnData:
+    """Return the AnnData, reading it first if a path to an .h5ad file is given; `backed` leaves X on the disk."""
     if isinstance(data, ad.AnnData):
         return data
     if not isinstance(data, str | Path):
@@ -31,7 +31,7 @@ def open_data(data: ad.AnnData | str | Path) -> ad.AnnData:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # old files and repeated names; names are checked below
-            return ad.read_h5ad(path)
+            return ad.read_h5ad(path, backed="r" if backed else None)
     except Exception as problem:
         raise DataError(f"{path.name} cannot be read as .h5ad: {problem}") from problem
 
@@ -44,11 +44,11 @@ def training_cells(data: ad.AnnData, options: Mapping[str, Any]) -> Cells:
     DataError
         If a layer or column is missing, counts are not counts, a cell or the selection is empty, or names repeat.
     """
-    modelled = _flags(data, options["highly_variable_key"] or options["exogenous_key"])
+    key = options["highly_variable_key"] or options["exogenous_key"]
+    modelled = _flags(data, key)
     names = np.asarray(data.var_names[modelled], dtype=str)
     if len(names) < 2:
-        key = options["highly_variable_key"] or options["exogenous_key"]
-        raise DataError(f"at least 2 features must be selected; var[{key!r}] selects {len(names)}")
+        raise DataError(f"at least 2 features must be selected; {_selection(key)} {len(names)}")
     if repeated := _repeated(names):
         raise DataError(
             f"names of modelled features must be unique; {_some(repeated)} repeat. Call adata.var_names_make_unique()"
@@ -65,18 +65,16 @@ def training_cells(data: ad.AnnData, options: Mapping[str, Any]) -> Cells:
         )
     counts = _counts(data, modelled, options["counts_layer"])
     cells = Cells(counts, names, endogenous, *_columns(data, options))
+    _refuse_empty_cells(cells, data.obs_names)
     if not endogenous.any() or counts.feature_totals()[endogenous].sum() == 0:
         raise DataError(
             f"the encoder has no features with counts: var[{options['endogenous_key']!r}] selects "
             f"{int(endogenous.sum())} of the modelled features"
         )
-    _refuse_empty_cells(cells, data.obs_names)
     return cells
 
 
-def cells_of_model(
-    data: ad.AnnData, options: Mapping[str, Any], features: np.ndarray, endogenous: np.ndarray
-) -> Cells:
+def cells_of_model(data: ad.AnnData, options: Mapping[str, Any], features: np.ndarray, endogenous: np.ndarray) -> Cells:
     """Read the features of a fitted model, by name, whatever else the data has and in whatever order.
 
     Raises
@@ -102,12 +100,16 @@ def cells_of_model(
     return cells
 
 
+def _selection(key: str | None) -> str:
+    return f"var[{key!r}] selects" if key is not None else "the data has"
+
+
 def _flags(data: ad.AnnData, key: str | None) -> np.ndarray:
     if key is None:
         return np.ones(data.n_vars, bool)
     column = data.var[_known(key, data.var.columns, "column of var")]
     if column.dtype != bool:
-        if not set(pd.unique(column)) <= {True, False, 0, 1}:
+        if not set(pd.unique(column)) <= {True, False}:
             raise DataError(f"var[{key!r}] must mark features by True and False; got values like {column.iloc[0]!r}")
     return column.to_numpy().astype(bool)
 
@@ -127,15 +129,13 @@ def _counts(data: ad.AnnData, columns: np.ndarray, layer: str | None) -> CountMa
     else:
         m = np.asarray(matrix)[:, columns]
         check_counts(m, where)
-        m = sp.csr_array(m)
+        m = sp.csr_array(m.astype(np.float32, copy=False))  # exact, and scipy knows no half precision
     return CountMatrix(m)
 
 
 def check_counts(values: np.ndarray, where: str) -> None:
     """Raise unless all values are non-negative whole numbers."""
-    if values.dtype.kind in "ub":
-        return
-    if values.dtype.kind not in "if":
+    if values.dtype.kind not in "buif":
         raise DataError(f"{where} must hold numbers; got {values.dtype}")
     hint = "Name the layer with raw counts by counts_layer"
     if values.dtype.kind == "f":
@@ -148,7 +148,7 @@ def check_counts(values: np.ndarray, where: str) -> None:
             )
     if values.size and values.min() < 0:
         raise DataError(f"{where} must hold raw counts; it has negative values such as {values.min():.4g}. {hint}")
-    if values.size and values.max() > 2**24:
+    if values.size and float(values.max()) > 2**24:
         raise DataError(f"{where} has a count of {values.max():.4g}; counts above 2^24 are not held exactly")
 
 

@@ -43,9 +43,7 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Batch:
         """Move to a device; floating tensors take `dtype`."""
-        return Batch(
-            *(t.to(device, dtype if t.is_floating_point() else None, non_blocking=True) for t in self)
-        )
+        return Batch(*(t.to(device, dtype if t.is_floating_point() else None, non_blocking=True) for t in self))
 
     def dense(self, n_features: int) -> torch.Tensor:
         """Return the counts as a B x G tensor."""

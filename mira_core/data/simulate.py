@@ -73,9 +73,7 @@ def simulate_expression(
     )
 
 
-def _compositions(
-    rng: np.random.Generator, n_cells: int, n_topics: int, n_types: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _compositions(rng: np.random.Generator, n_cells: int, n_topics: int, n_types: int) -> tuple[np.ndarray, np.ndarray]:
     types = rng.integers(0, n_types, n_cells)
     centre = np.full((n_types, n_topics), 0.02)
     for t in range(n_types):  # every topic leads some type, so that each can be found

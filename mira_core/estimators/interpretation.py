@@ -6,6 +6,7 @@ Shapes: N cells, G features, K topics.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import scipy.cluster.hierarchy as hierarchy
@@ -27,7 +28,18 @@ def standard_normal_points(n: int, dimension: int, device: torch.device) -> torc
     return (torch.special.ndtri(uniform)).to(device, torch.float32)
 
 
-@torch.no_grad()
+@contextmanager
+def evaluating(network: TopicNetwork) -> Iterator[None]:
+    """Evaluate without gradients or dropout; a training that goes on meanwhile does not notice."""
+    before = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        network.train(before)
+
+
 def compositions(network: TopicNetwork, cells: Cells, batch_size: int = 512) -> np.ndarray:
     """Posterior mean of the topics of each cell, N x K.
 
@@ -39,7 +51,8 @@ def compositions(network: TopicNetwork, cells: Cells, batch_size: int = 512) -> 
     out = np.empty((len(cells), K), np.float32)
     done = 0
     for batch in loaders.in_order(cells, batch_size):
-        q = network.encoder(batch.to(network.device))
+        with evaluating(network):
+            q = network.encoder(batch.to(network.device))
         theta = torch.zeros_like(q.theta_loc_BK)
         for eps_K in eps_SK:
             theta += torch.softmax(q.theta_loc_BK + q.theta_scale_BK * eps_K, dim=1)
@@ -48,7 +61,6 @@ def compositions(network: TopicNetwork, cells: Cells, batch_size: int = 512) -> 
     return out
 
 
-@torch.no_grad()
 def mean_loss(network: TopicNetwork, cells: Cells, n_draws: int = 8, batch_size: int = 512) -> dict[str, float]:
     """Return loss, distortion and rate in nats per cell, at full weight, over fixed draws shared by all cells."""
     K, device = network.num_topics, network.device
@@ -58,18 +70,20 @@ def mean_loss(network: TopicNetwork, cells: Cells, n_draws: int = 8, batch_size:
         batch = batch.to(device)
         for p in points:
             draws = Draws(p[:K], p[K : 2 * K].expand(batch.n_cells, K), p[2 * K].expand(batch.n_cells))
-            terms = loss_terms(network, batch, draws)
+            with evaluating(network):
+                terms = loss_terms(network, batch, draws)
             sums += torch.stack([terms.loss(1.0), terms.distortion, terms.rate]).double().cpu()
     loss, distortion, rate = (sums / (n_draws * len(cells))).tolist()
     return {"loss": loss, "distortion": distortion, "rate": rate}
 
 
-@torch.no_grad()
 def frequencies(network: TopicNetwork, theta: np.ndarray, batch_size: int = 512) -> Iterator[np.ndarray]:
     """Yield the relative frequencies of features, rho, for rows of compositions, a chunk at a time."""
     for start in range(0, len(theta), batch_size):
         chunk = torch.as_tensor(theta[start : start + batch_size], dtype=torch.float32, device=network.device)
-        yield network.decoder(chunk).exp().cpu().numpy()
+        with evaluating(network):
+            rho = network.decoder(chunk).exp()
+        yield rho.cpu().numpy()
 
 
 def umap_features(theta: np.ndarray, box_cox: float = 0.25) -> np.ndarray:

@@ -56,6 +56,8 @@ class TopicModel:
         self.seed_used: int | None = None
         self._endogenous = np.array([], dtype=bool)
         self._statistics: statistics.Statistics | None = None
+        self._fitted_given = self._given  # the options of the last fit; `set_params` is for the next
+        self._fitted_resolved = self._resolved
         self.set_params(**given)
 
     # --- options --------------------------------------------------------------------------------
@@ -105,7 +107,8 @@ class TopicModel:
     def __repr__(self) -> str:
         kind = {"expression": "ExpressionTopicModel"}.get(self.feature_type, "TopicModel")
         state = f"{len(self.history)} epochs trained" if self.network is not None else "not fitted"
-        return f"<{kind}: {self.num_topics} topics, {state}>"
+        num_topics = self.network.num_topics if self.network is not None else self.num_topics
+        return f"<{kind}: {num_topics} topics, {state}>"
 
     # --- training -------------------------------------------------------------------------------
 
@@ -174,6 +177,7 @@ class TopicModel:
         network.to(torch.device("cuda" if self.use_cuda and torch.cuda.is_available() else "cpu"))
         self.network, self.features = network, cells.features
         self._endogenous, self._statistics = cells.endogenous, learned
+        self._fitted_given, self._fitted_resolved = self._given, self._resolved
         self.seed_used, self.history = seed, []
         for record in loop.train(network, cells, self.get_params(), seed):
             if isinstance(record, EpochRecord):
@@ -220,7 +224,8 @@ class TopicModel:
     # --- cells ----------------------------------------------------------------------------------
 
     def _cells(self, adata: ad.AnnData) -> Cells:
-        return anndata_io.cells_of_model(adata, self.get_params(), self.features, self._endogenous)
+        options = {name: o.value for name, o in self._fitted_resolved.items()}
+        return anndata_io.cells_of_model(adata, options, self.features, self._endogenous)
 
     def predict(self, data: Data, *, box_cox: float = 0.25) -> ad.AnnData:
         """Infer each cell's topics.
@@ -309,12 +314,13 @@ class TopicModel:
         return out
 
     def _compositions_in(self, adata: ad.AnnData) -> np.ndarray:
+        K = self._fitted().num_topics
         if "X_topic_compositions" not in adata.obsm:
             raise DataError("obsm['X_topic_compositions'] is missing; call predict(adata) first")
         theta = np.asarray(adata.obsm["X_topic_compositions"])
-        if theta.ndim != 2 or theta.shape[1] != self.num_topics:
+        if theta.ndim != 2 or theta.shape[1] != K:
             raise DataError(
-                f"obsm['X_topic_compositions'] must be cells x {self.num_topics} topics; got shape {theta.shape}. "
+                f"obsm['X_topic_compositions'] must be cells x {K} topics; got shape {theta.shape}. "
                 "Call predict(adata) with this model first"
             )
         return theta
@@ -374,7 +380,7 @@ class TopicModel:
         return ranked[-int(top_n) :]
 
     def _topic(self, topic_num: int) -> int:
-        K = self.num_topics
+        K = self._fitted().num_topics
         if isinstance(topic_num, bool) or not isinstance(topic_num, int | np.integer) or not 0 <= topic_num < K:
             raise OptionError(f"topic_num must be an integer from 0 to {K - 1}; got {topic_num!r}")
         return int(topic_num)
@@ -392,16 +398,14 @@ class TopicModel:
         header = {
             "n_samples": self.n_samples,
             "n_features": self.n_features,
-            "given": self._given,
-            "resolved": self.get_params(),
+            "given": self._fitted_given,
+            "resolved": {name: o.value for name, o in self._fitted_resolved.items()},
             "features": self.features.tolist(),
             "endogenous": np.flatnonzero(self._endogenous).tolist(),
             "seed_used": self.seed_used,
             "history": [r.to_dict() for r in self.history],
         }
-        checkpoint.write(
-            Path(path), checkpoint.Checkpoint(header, network.state_dict(), self._statistics)
-        )
+        checkpoint.write(Path(path), checkpoint.Checkpoint(header, network.state_dict(), self._statistics))
 
     @classmethod
     def _load(cls, path: str | Path) -> TopicModel:
@@ -410,11 +414,11 @@ class TopicModel:
         try:
             # What was recommended when it was trained stays, even if a later version recommends otherwise.
             model = cls(h["n_samples"], h["n_features"], **h["given"])
-            for name, value in h["resolved"].items():
+            for name, value in opt.validate_all(h["resolved"]).items():
                 now = model._resolved[name]
                 if now.value != value:
                     model._resolved[name] = ResolvedOption(
-                        name, opt.validate(name, value), now.source, now.documented, value, "when it was trained"
+                        name, value, now.source, now.documented, value, "when it was trained"
                     )
             model.features = np.array(h["features"], dtype=str)
             model._endogenous = np.zeros(len(model.features), bool)
@@ -424,10 +428,11 @@ class TopicModel:
             n_extra = len(model.extra_features_keys or [])
             network = model._build(model._endogenous, saved.statistics, 0, n_extra)
             network.load_state_dict(saved.network)
-        except (KeyError, TypeError, IndexError, ValueError, RuntimeError) as problem:
+        except Exception as problem:  # whatever a hostile or damaged file provokes
             raise CheckpointError(f"{Path(path).name} is damaged: {problem}") from problem
         network.eval()
         model.network = network
+        model._fitted_given, model._fitted_resolved = model._given, model._resolved
         return model
 
 
@@ -440,5 +445,3 @@ def load_model(path: str | Path) -> TopicModel:
         If the file is missing, damaged, not a saved model, or of a newer format.
     """
     return TopicModel._load(path)
-
-

@@ -11,6 +11,8 @@ Shapes: B cells in the minibatch, G features, K topics.
 
 from __future__ import annotations
 
+import math
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -27,15 +29,17 @@ class PseudocountPosterior(dist.LogNormal):
 
 
 @register_kl(PseudocountPosterior, dist.Gamma)
-def pseudocount_divergence(q: PseudocountPosterior, p: dist.Gamma) -> torch.Tensor:
-    """KL divergence of a log-normal from a Gamma, in closed form.
+def _divergence(q: PseudocountPosterior, p: dist.Gamma) -> torch.Tensor:
+    return pseudocount_divergence(q.loc, q.scale, p.concentration, p.rate)
+
+
+def pseudocount_divergence(m: torch.Tensor, s: torch.Tensor, alpha: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
+    """KL divergence of LogNormal(m, s) from Gamma(alpha, beta), in closed form.
 
     With E[log a] = m and E[a] = exp(m + s^2 / 2):
     -log s - (1 + log 2 pi) / 2 - m - [alpha log beta - lgamma(alpha) + (alpha - 1) m - beta E[a]].
     """
-    m, s = q.loc, q.scale
-    entropy = s.log() + 0.5 * (1 + torch.log(torch.as_tensor(2 * torch.pi))) + m
-    alpha, beta = p.concentration, p.rate
+    entropy = s.log() + 0.5 * (1 + math.log(2 * math.pi)) + m
     expected = alpha * beta.log() - torch.lgamma(alpha) + (alpha - 1) * m - beta * (m + s**2 / 2).exp()
     return -entropy - expected
 

@@ -59,7 +59,7 @@ class DevianceResiduals(nn.Module):
         self.register_buffer("share_E", share)
         # log(1 / (1 - pi)) in double precision: pi may be tiny
         self.register_buffer("at_zero_E", torch.sqrt(-2 * torch.log1p(-share.clamp(max=1 - 1e-12))))
-        self.register_buffer("scale", torch.tensor((1000 / statistics.endogenous_depth) ** 0.5))
+        self.register_buffer("scale", torch.tensor((1000 / statistics.endogenous_depth) ** 0.5, dtype=torch.float64))
         self.n_features = int(endogenous.sum())
 
     def forward(self, batch: Batch) -> torch.Tensor:
@@ -114,9 +114,7 @@ class ExpressionEncoder(nn.Module):
     def forward(self, batch: Batch) -> Posterior:
         """Encode a minibatch."""
         log_depth_B = batch.depth_B.log()
-        x = torch.cat(
-            [self.residuals(batch), log_depth_B[:, None], batch.covariates_BC, batch.extra_BF], dim=1
-        )
+        x = torch.cat([self.residuals(batch), log_depth_B[:, None], batch.covariates_BC, batch.extra_BF], dim=1)
         out = self.layers(x)
         K = self.num_topics
         return Posterior(

@@ -85,6 +85,8 @@ def train(network: TopicNetwork, cells: Cells, options: Mapping[str, Any], seed:
                     raise TrainingError(_not_finite(step, epoch, lr, options))
                 steps.append(StepRecord(step, epoch, value, distortion, rate, kl_weight, lr, momentum))
                 yield steps[-1]
+            if not all(t.isfinite().all() for t in network.state_dict().values() if t.is_floating_point()):
+                raise TrainingError(_not_finite(step, epoch, lr, options))  # by the last step: no later loss tells
             seconds = time.perf_counter() - began
             mean = {k: float(np.mean([getattr(s, k) for s in steps])) for k in ("loss", "distortion", "rate")}
             yield EpochRecord(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from ..data.counts import Batch
-from ..models.generative import PseudocountPosterior, pseudocount_divergence
+from ..models.generative import pseudocount_divergence
 from ..models.likelihoods import negative_binomial
 from ..nn.network import TopicNetwork
 from ..nn.prior import laplace_approximation
@@ -87,8 +87,7 @@ def loss_terms(network: TopicNetwork, batch: Batch, draws: Draws) -> LossTerms:
         batch, log_d_B[:, None] + log_rho_BG, network.log_dispersion_G, network.nb_logspace
     )
     shape = torch.full_like(prior.loc_K, prior.SHAPE)
-    gamma = torch.distributions.Gamma(shape, torch.full_like(shape, prior.rate), validate_args=False)
-    a_posterior = PseudocountPosterior(prior.loc_K, prior.scale_K, validate_args=False)
+    a_divergence_K = pseudocount_divergence(prior.loc_K, prior.scale_K, shape, torch.full_like(shape, prior.rate))
     return LossTerms(
         reconstruction=-log_likelihood_B.sum(),
         topics_kl=normal_divergence(q.theta_loc_BK, q.theta_scale_BK, mu_K, sigma_K).sum(),
@@ -96,7 +95,7 @@ def loss_terms(network: TopicNetwork, batch: Batch, draws: Draws) -> LossTerms:
         depth_kl=normal_divergence(
             q.depth_loc_B, q.depth_scale_B, batch.depth_B.log(), torch.ones_like(batch.depth_B)
         ).sum(),
-        pseudocounts_kl=pseudocount_divergence(a_posterior, gamma).sum() * (batch.n_cells / network.n_cells),
+        pseudocounts_kl=a_divergence_K.sum() * (batch.n_cells / network.n_cells),
     )
 
 

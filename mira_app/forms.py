@@ -1,0 +1,256 @@
+"""From options to a form: one field for each option, its message beside it.
+
+A field left empty is not given to the model, which then recommends a value; the hint says which, and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import panel as pn
+import panel_material_ui as pmui
+import param
+
+from mira_core import options
+from mira_core.data.describe import Description
+from mira_core.errors import MiraError
+from mira_core.recommend import ResolvedOption, resolve
+
+from .pages import parts
+from .styles import GRID
+
+EMPTY = ""
+
+
+class Field:
+    """One option: a widget, a hint, a message.
+
+    Parameters
+    ----------
+    name
+        The option.
+    changed
+        Called when the user changes it.
+    choices
+        For options that name something of the data: label -> value.
+    """
+
+    def __init__(self, name: str, changed: Callable[[], None], choices: dict[str, Any] | None = None) -> None:
+        self.name = name
+        self.declared = options.parameter(name)
+        self.choices = choices
+        self._quiet = False
+        self._changed = changed
+        self.widget = self._widget()
+        self.widget.param.watch(self._on_change, "value")
+        self.hint = parts.markup("hint", margin=(0, 10, 4, 12))
+        self.view = pn.Column(
+            self.widget,
+            self.hint,
+            sizing_mode="stretch_width",
+            css_classes=["mira-field", f"option-{name}"],
+            margin=0,
+        )
+
+    def _widget(self) -> Any:
+        label = self.name
+        shared = {"label": label, "sizing_mode": "stretch_width", "size": "small", "margin": (8, 10, 0, 10)}
+        help_text = self.declared.doc or ""
+        if isinstance(self.declared, options.ColumnNames):
+            shared.pop("size")
+            return pmui.MultiChoice(
+                options=list(self.choices or {}),
+                value=[],
+                description=help_text,
+                visual_size="small",
+                **shared,
+            )
+        if self.choices is not None:
+            return pmui.Select(
+                options=self.choices, value=next(iter(self.choices.values())), description=help_text, **shared
+            )
+        if isinstance(self.declared, param.Selector):
+            return pmui.Select(
+                options=list(self.declared.objects),
+                value=self.declared.default,
+                description=help_text,
+                **shared,
+            )
+        if isinstance(self.declared, param.Boolean):
+            return pmui.Select(
+                options={"yes": True, "no": False},
+                value=self.declared.default,
+                description=help_text,
+                **shared,
+            )
+        return pmui.TextInput(value=EMPTY, description=help_text, **shared)
+
+    def _on_change(self, _: Any) -> None:
+        if not self._quiet:
+            self._changed()
+
+    def value(self) -> Any:
+        """Return what the user wants, or None for nothing of their own.
+
+        Raises
+        ------
+        OptionError
+            If the text is no value of this option.
+        """
+        raw = self.widget.value
+        if isinstance(self.widget, pmui.TextInput):
+            text = (raw or "").strip()
+            return None if text == EMPTY else options.validate(self.name, _number(text))
+        if isinstance(self.declared, options.ColumnNames):
+            return raw or None
+        return None if raw in (EMPTY, self.declared.default) else raw
+
+    def set(self, value: Any) -> None:
+        """Show a value, without telling anybody."""
+        self._quiet = True
+        try:
+            if isinstance(self.widget, pmui.TextInput):
+                self.widget.value = EMPTY if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+            elif isinstance(self.declared, options.ColumnNames):
+                self.widget.value = value or []
+            else:
+                unset = EMPTY if self.choices is not None else self.declared.default
+                self.widget.value = unset if value is None else value
+        finally:
+            self._quiet = False
+
+    def explain(self, option: ResolvedOption | None, problem: str) -> None:
+        """Show where the value comes from, or what is wrong with it."""
+        self.widget.error_state = bool(problem)
+        if problem:
+            self.hint.object = f'<span class="problem">{_escape(problem)}</span>'
+            return
+        if option is None or self.declared.metadata["group"] == "data":
+            self.hint.object = ""
+            return
+        if isinstance(self.widget, pmui.TextInput):
+            unset = option.recommended if option.recommended is not None else option.documented
+            self.widget.placeholder = f"{_show(unset)}"
+        said = [f"documented {_show(option.documented)}"]
+        if option.recommended is not None:
+            said.insert(0, f"recommended {_show(option.recommended)}")
+        if option.source == "yours":
+            said.insert(0, "<b>yours</b>")
+        reason = f' title="{_escape(option.reason)}"' if option.reason else ""
+        self.hint.object = f"<span{reason}>{' · '.join(said)}</span>"
+
+
+class ModelForm(param.Parameterized):
+    """The form for a model of one data set.
+
+    Attributes
+    ----------
+    given
+        Options that the user chose, as `make_model` takes them.
+    problem
+        What is wrong with them as a whole; empty if they make a model.
+    """
+
+    given = param.Dict(default={})
+    problem = param.String(default="")
+    advanced = param.Boolean(default=False)
+
+    def __init__(self, described: Description, **params: Any) -> None:
+        super().__init__(**params)
+        self.described = described
+        data = _choices(described)
+        self.fields = {n: Field(n, self._read, data.get(n)) for n in options.names()}
+        layer = described.counts_layer()
+        if layer is not None and layer.name is not None:
+            self.fields["counts_layer"].set(layer.name)
+        self.groups = {g: pn.Column(sizing_mode="stretch_width", margin=0) for g in options.GROUPS}
+        for group, box in self.groups.items():
+            members = [f for f in self.fields.values() if f.declared.metadata["group"] == group]
+            grid = pn.Column(*(f.view for f in members), stylesheets=[GRID], sizing_mode="stretch_width")
+            title = group if group.isupper() else group.capitalize()
+            box.objects = [pmui.Typography(title, variant="subtitle2", margin=(12, 10, 0, 10)), grid]
+        self._read()
+
+    @param.depends("advanced", watch=True)
+    def _read(self) -> None:
+        given: dict[str, Any] = {}
+        problems: dict[str, str] = {}
+        for name, field in self.fields.items():
+            try:
+                if (value := field.value()) is not None:
+                    given[name] = value
+            except MiraError as problem:
+                problems[name] = str(problem)
+        given = {n: v for n, v in given.items() if options.applies(n, given)}
+        given["feature_type"] = given.get("feature_type", options.default("feature_type"))
+        whole = next(iter(problems.values()), "")
+        if not problems:
+            try:
+                options.validate_all(given)
+            except MiraError as problem:
+                whole = str(problem)
+                named = next((n for n in sorted(self.fields, key=len, reverse=True) if n in whole), None)
+                if named:
+                    problems[named] = whole
+        resolved: Mapping[str, ResolvedOption] = resolve(self.described.n_cells, self.described.n_features, given)
+        for name, field in self.fields.items():
+            applies = name in resolved
+            shown = self.advanced or field.declared.metadata["level"] == "basic" or name in given
+            field.view.visible = applies and (shown or name in problems)
+            field.explain(resolved.get(name), problems.get(name, ""))
+        for group, box in self.groups.items():
+            box.visible = any(f.view.visible for f in self.fields.values() if f.declared.metadata["group"] == group)
+        with param.parameterized.batch_call_watchers(self):
+            self.given, self.problem = given, whole
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return pn.Column(*self.groups.values(), sizing_mode="stretch_width", margin=0)
+
+    def python(self, data: str) -> str:
+        """Return the Python that trains this model."""
+        read = (
+            f'adata = mira.data.load_demo("{data.removeprefix("demo:")}")'
+            if data.startswith("demo:")
+            else f"adata = anndata.read_h5ad({data!r})"
+        )
+        arguments = "".join(f"    {n}={v!r},\n" for n, v in self.given.items())
+        imports = "import mira_core as mira" if data.startswith("demo:") else "import anndata\nimport mira_core as mira"
+        return (
+            f"{imports}\n\n{read}\nmodel = mira.topics.make_model(\n    *adata.shape,\n{arguments})\n"
+            "model.fit(adata)\nmodel.predict(adata)\n"
+        )
+
+
+def _choices(described: Description) -> dict[str, dict[str, Any]]:
+    flags = {n: n for n in described.flags()}
+    layers = {(x.name or "X") + (" (no raw counts)" if x.problem else ""): x.name or EMPTY for x in described.layers}
+    columns = {c.name: c.name for c in described.obs}
+    numeric = {c.name: c.name for c in described.obs if c.kind == "numeric"}
+    return {
+        "highly_variable_key": {"all features": EMPTY, **flags},
+        "exogenous_key": {"all features": EMPTY, **flags},
+        "endogenous_key": {"all modeled features": EMPTY, **flags},
+        "counts_layer": layers or {"X": EMPTY},
+        "categorical_covariates": columns,
+        "continuous_covariates": numeric,
+        "covariates_keys": numeric,
+        "extra_features_keys": numeric,
+    }
+
+
+def _number(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _show(value: Any) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")

@@ -1,0 +1,1 @@
+"""Pages: they lay out widgets and figures, and hold no numbers."""

@@ -1,0 +1,154 @@
+"""Explore: topics on the cells, and what each topic is made of."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import panel as pn
+import panel_material_ui as pmui
+
+from mira_core.errors import MiraError
+
+from ..figures.embedding import Embedding
+from ..session import Session
+from ..styles import GRID, WIDE_AND_NARROW
+from ..workspace import Workspace
+from . import parts
+
+TOP = 10  # genes shown for each topic
+
+
+class ExplorePage:
+    """The cells of one finished run.
+
+    Attributes
+    ----------
+    embedding
+        The figure, once a run with topics is chosen.
+    """
+
+    def __init__(self, workspace: Workspace, session: Session) -> None:
+        self.workspace, self.session = workspace, session
+        self.embedding: Embedding | None = None
+        self.cells: ad.AnnData | None = None
+        self._shown = ""
+        self.choice = pmui.Select(label="Run", options={}, sizing_mode="stretch_width", searchable=True)
+        self.colour = pmui.Select(label="Colour by", options=[], sizing_mode="stretch_width", searchable=True)
+        self.below = pn.Column(sizing_mode="stretch_width", margin=0)
+        self.legend = parts.markup("legend", margin=(0, 12))
+        self.view = pn.Column(
+            parts.title("Explore", "Each dot is a cell; cells with like topics lie together."),
+            pn.Column(
+                self.choice,
+                self.colour,
+                stylesheets=[GRID],
+                sizing_mode="stretch_width",
+                max_width=900,
+            ),
+            self.below,
+            sizing_mode="stretch_width",
+        )
+        self.choice.param.watch(self._chosen, "value")
+        self.colour.param.watch(self._coloured, "value")
+        session.param.watch(self._changed, ["job", "page", "colour"])
+        if session.page == "explore":
+            self._changed()
+
+    def _changed(self, *_: Any) -> None:
+        if self.session.page != "explore":
+            return
+        done = [j for j in self.workspace.jobs() if j.status.state in ("finished", "stopped")]
+        options = {j.label: j.key for j in done}
+        # A run that still trains has nothing to show; then the newest that has.
+        key = self.session.job if self.session.job in options.values() else next(iter(options.values()), "")
+        self.choice.param.update(options=options, value=key or None)
+        if not key:
+            self.below.objects = [
+                parts.empty("No run has topics yet", "Train a model; its topics appear here when it ends.")
+            ]
+            return
+        if key != self._shown:
+            self._shown = key
+            self.below.objects = [pmui.LinearProgress(variant="indeterminate", sizing_mode="stretch_width")]
+            pn.state.execute(lambda: self._show(key), schedule=True)
+        elif self.session.colour and self.session.colour in self.colour.options:
+            self.colour.value = self.session.colour
+
+    def _chosen(self, event: Any) -> None:
+        if event.new and event.new != self.session.job:
+            self.session.job = event.new
+
+    async def _show(self, key: str) -> None:
+        try:
+            cells = await asyncio.to_thread(self.workspace.cells, key)
+        except MiraError as problem:
+            self.below.objects = [parts.problem(str(problem))]
+            return
+        if key != self._shown:
+            return
+        self.cells = cells
+        xy = np.asarray(cells.obsm["X_umap"] if "X_umap" in cells.obsm else _two_axes(cells), float)
+        self.embedding = Embedding(xy, cells.obs_names)
+        topics = [f"topic_{k}" for k in range(cells.obsm["X_topic_compositions"].shape[1])]
+        columns = ["main topic", *topics, *(c for c in cells.obs.columns if c not in topics)]
+        wanted = self.session.colour if self.session.colour in columns else "main topic"
+        self.colour.param.update(options=columns, value=wanted)
+        self._paint(wanted)
+        note = (
+            "" if "X_umap" in cells.obsm else parts.note("Stopped before the embedding: principal axes of the topics.")
+        )
+        self.below.objects = [
+            pn.Column(
+                pn.Column(note or None, pn.pane.Bokeh(self.embedding.root, sizing_mode="stretch_width"),
+                          self.legend, sizing_mode="stretch_width", margin=0),
+                pn.Column(parts.table("Topics", top_features(cells)), sizing_mode="stretch_width", margin=0),
+                stylesheets=[WIDE_AND_NARROW], sizing_mode="stretch_width",
+            )
+        ]  # fmt: skip
+
+    def _coloured(self, event: Any) -> None:
+        if event.new:
+            self._paint(event.new)
+            self.session.colour = event.new
+
+    def _paint(self, name: str) -> None:
+        if self.embedding is None or self.cells is None:
+            return
+        if name == "main topic":
+            theta = np.asarray(self.cells.obsm["X_topic_compositions"])
+            levels = [f"topic {k}" for k in range(theta.shape[1])]
+            main = pd.Categorical.from_codes(theta.argmax(1), levels)
+            self.embedding.update("Topic with the largest share", pd.Series(main))
+        elif name in self.cells.obs:
+            share = ", share of the cell" if name.startswith("topic_") else ""
+            self.embedding.update(name.replace("topic_", "Topic ") + share, self.cells.obs[name])
+        self.legend.object = parts.legend(self.embedding.legend)
+
+
+def top_features(cells: ad.AnnData, n: int = TOP) -> pd.DataFrame:
+    """Table of topics: mean share over the cells, and the features that say most about the topic.
+
+    Ranked by p log(p / q), with p the feature's share in the topic and q its share in the average cell, so that
+    neither housekeeping genes nor the rarest ones lead.
+    """
+    theta = np.asarray(cells.obsm["X_topic_compositions"], float)
+    p = np.asarray(cells.varm["topic_feature_compositions"], float)
+    q = p @ theta.mean(0)
+    score = np.nan_to_num(p * np.log(np.maximum(p, 1e-12) / np.maximum(q, 1e-12)[:, None]), nan=-np.inf)
+    names = cells.var_names.to_numpy(str)
+    rows = [
+        (k, f"{theta[:, k].mean():.1%}", ", ".join(names[np.argsort(-score[:, k], kind="stable")[:n]]))
+        for k in range(theta.shape[1])
+    ]
+    return pd.DataFrame(rows, columns=["topic", "mean share", "top features"])
+
+
+def _two_axes(cells: ad.AnnData) -> np.ndarray:
+    z = np.asarray(cells.obsm["X_umap_features"], float)
+    z = np.column_stack([z - z.mean(0), np.zeros(len(z))])
+    u, s, _ = np.linalg.svd(z, full_matrices=False)
+    return (u * s)[:, :2]

@@ -1,0 +1,91 @@
+"""Small pieces that all pages share. Text that comes from data is escaped here."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+import pandas as pd
+import panel as pn
+import panel_material_ui as pmui
+
+from ..styles import HTML
+
+
+def markup(kind: str, text: str = "", **params: Any) -> pn.pane.HTML:
+    """Return trusted HTML in one of the looks of `mira_app.styles`."""
+    params = {"sizing_mode": "stretch_width", **params}
+    return pn.pane.HTML(text, css_classes=[f"mira-{kind}"], stylesheets=[HTML[kind]], **params)
+
+
+def title(text: str, below: str = "") -> pn.viewable.Viewable:
+    """Head of a page."""
+    return markup("title", f"<h1>{html.escape(text)}</h1><p>{html.escape(below)}</p>", margin=(0, 10))
+
+
+def note(text: str) -> pn.viewable.Viewable:
+    """Return a quiet line; `text` is trusted HTML unless it comes from data, which callers escape."""
+    return markup("note", text, margin=(0, 12, 8, 12))
+
+
+def empty(what: str, do: str) -> pn.viewable.Viewable:
+    """Say that there is nothing yet, and what to do."""
+    return markup("empty", f"<b>{html.escape(what)}</b><br>{html.escape(do)}")
+
+
+def problem(text: str, details: str = "") -> pn.viewable.Viewable:
+    """Say what is wrong; the traceback is one click away."""
+    more = f"<details><summary>Details</summary><pre>{html.escape(details)}</pre></details>" if details else ""
+    return _message("problem", text, more)
+
+
+def good(text: str) -> pn.viewable.Viewable:
+    """Say that something is as it should be."""
+    return _message("good", text, "")
+
+
+def _message(kind: str, text: str, more: str) -> pn.viewable.Viewable:
+    role = "alert" if kind == "problem" else "status"
+    return markup(kind, f'<div role="{role}">{html.escape(text)}{more}</div>', margin=(4, 10))
+
+
+def figure_of(label: str, value: str) -> pn.viewable.Viewable:
+    """One number with its label."""
+    text = f"<span>{html.escape(label)}</span><b>{html.escape(value)}</b>"
+    return markup("number", text, sizing_mode=None, margin=(4, 10))
+
+
+def table(heading: str, frame: pd.DataFrame) -> pn.viewable.Viewable:
+    """Return a plain table with a heading."""
+    head = "".join(f"<th>{html.escape(str(c))}</th>" for c in frame.columns)
+    rows = "".join(
+        "<tr>" + "".join(f"<td{_aligned(v)}>{html.escape(_text(v))}</td>" for v in row) + "</tr>"
+        for row in frame.itertuples(index=False)
+    )
+    body = (
+        f"<h2>{html.escape(heading)}</h2><div class='scroll'><table><thead><tr>{head}</tr></thead>"
+        f"<tbody>{rows}</tbody></table></div>"
+        if len(frame)
+        else f"<h2>{html.escape(heading)}</h2><p>none</p>"
+    )
+    return markup("table", body, margin=(4, 10))
+
+
+def legend(entries: list[tuple[str, str]]) -> str:
+    """Return the HTML of a legend of categories."""
+    return "".join(f'<span><i style="background:{colour}"></i>{html.escape(label)}</span>' for label, colour in entries)
+
+
+def card(*objects: Any, heading: str = "", **params: Any) -> pn.viewable.Viewable:
+    """Return a framed group."""
+    head = [pmui.Typography(heading, variant="subtitle1", margin=(6, 10, 0, 10))] if heading else []
+    return pmui.Paper(*head, *objects, sizing_mode="stretch_width", variant="outlined", elevation=0, margin=8, **params)
+
+
+def _text(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _aligned(value: Any) -> str:
+    number = isinstance(value, int | float) or str(value).endswith("%")
+    return ' class="number"' if number else ""

@@ -1,0 +1,51 @@
+"""``mira serve``: the dashboard, with its folders given by flags."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mira_core.errors import OptionError
+
+from .settings import Settings
+
+
+def add_command(commands: Any) -> None:
+    """Add ``serve`` to the command line of `mira_core.cli`."""
+    p = commands.add_parser("serve", help="open the dashboard", description="Serve the dashboard to a browser.")
+    p.add_argument("--demo", action="store_true", help="open with demonstration data")
+    p.add_argument(
+        "--data", action="append", default=[], type=Path, metavar="DIR",
+        help="folder with .h5ad files that may be opened; may be repeated",
+    )  # fmt: skip
+    p.add_argument(
+        "--workspace",
+        type=Path,
+        default=Path("mira-workspace"),
+        metavar="DIR",
+        help="folder for runs and results",
+    )
+    p.add_argument("--port", type=int, default=5006)
+    p.add_argument("--show", action="store_true", help="open a browser window")
+    p.set_defaults(run=_serve)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    for folder in arguments.data:
+        if not folder.is_dir():
+            raise OptionError(f"--data must name a folder; there is none at {folder}")
+    settings = Settings(tuple(p.resolve() for p in arguments.data), arguments.workspace.resolve(), arguments.demo)
+    settings.to_environment()
+
+    import panel as pn
+
+    from .page import app, shared
+
+    workspace, _ = shared()
+    print(f"mira: http://localhost:{arguments.port}/  (workspace {workspace.settings.workspace}; stop with Ctrl-C)")
+    pn.serve(
+        {"/": app}, port=arguments.port, show=arguments.show, title="mira", verbose=False,
+        session_token_expiration=3600, keep_alive_milliseconds=10_000,
+    )  # fmt: skip
+    return 0

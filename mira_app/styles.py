@@ -1,0 +1,75 @@
+"""Looks of what is written as HTML. Each piece carries its own few lines, since every one has a shadow root.
+
+The colours are variables that the page's theme sets, so light and dark need no rules of their own.
+"""
+
+from __future__ import annotations
+
+MUTED = "color-mix(in srgb, var(--panel-on-background-color, #222) 62%, transparent)"
+LINE = "color-mix(in srgb, var(--panel-on-background-color, #222) 16%, transparent)"
+INK = "var(--panel-on-background-color, #222)"
+
+_BASE = f":host {{ color: {INK}; font-size: 13px; line-height: 1.45; }}"
+
+HTML = {
+    "title": _BASE + f"""
+        h1 {{ font-size: 20px; font-weight: 500; margin: 6px 0 0; }}
+        p {{ color: {MUTED}; margin: 0 0 6px; }}""",
+    "note": _BASE + f":host {{ color: {MUTED}; overflow-wrap: anywhere; }} code {{ font-size: 12px; }}",
+    "hint": f""":host {{ color: {MUTED}; font-size: 11.5px; line-height: 1.35; min-height: 16px; }}
+        .problem {{ color: var(--panel-danger-color, #c0392b); font-weight: 500; }}
+        b {{ color: var(--panel-primary-color); font-weight: 600; }}""",
+    "empty": _BASE + f"""
+        :host {{ border: 1px dashed {LINE}; border-radius: 4px; padding: 28px 16px; text-align: center; color: {MUTED};
+                 margin: 8px 10px; box-sizing: border-box; }}
+        b {{ color: {INK}; font-weight: 500; }}""",
+    "good": _BASE + "[role] { border-left: 3px solid #009e73; padding: 5px 10px; }",
+    "problem": _BASE + f"""
+        [role] {{ border-left: 3px solid #d55e00; padding: 5px 10px; overflow-wrap: anywhere; }}
+        pre {{ font-size: 11px; overflow-x: auto; color: {MUTED}; }} summary {{ cursor: pointer; }}""",
+    "number": f"""
+        :host {{ color: {INK}; min-width: 90px; }} span {{ display: block; font-size: 11.5px; color: {MUTED}; }}
+        b {{ font-size: 18px; font-weight: 500; font-variant-numeric: tabular-nums; }}""",
+    "status": _BASE + ":host { font-variant-numeric: tabular-nums; } b { font-weight: 500; }",
+    "table": _BASE + f"""
+        :host {{ max-width: 100%; }}
+        h2 {{ font-size: 13px; font-weight: 500; margin: 8px 0 4px; }} p {{ color: {MUTED}; margin: 0; }}
+        .scroll {{ overflow: auto; max-height: 560px; border: 1px solid {LINE}; border-radius: 4px; }}
+        table {{ border-collapse: collapse; width: 100%; font-size: 12.5px; }}
+        th {{ text-align: left; font-weight: 500; color: {MUTED}; position: sticky; top: 0;
+              background: var(--panel-background-color, #fff); }}
+        th, td {{ padding: 3px 10px; border-bottom: 1px solid {LINE}; vertical-align: top; }}
+        tr:last-child td {{ border-bottom: 0; }}
+        td.number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}""",
+    "legend": _BASE + """
+        :host { max-height: 180px; overflow-y: auto; font-size: 12px; }
+        span { display: inline-block; margin: 0 14px 2px 0; }
+        i { display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 5px; }""",
+    "code": _BASE + f"""
+        pre {{ font: 12px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; white-space: pre-wrap; overflow-wrap: anywhere;
+               margin: 0; padding: 8px 10px; border-radius: 4px;
+               background: color-mix(in srgb, {INK} 5%, transparent); }}""",
+}  # fmt: skip
+
+
+def _grid(columns: str) -> str:
+    # Boxes are told to be no higher than their row; a row must rather grow with them.
+    return f""":host {{ display: grid !important; grid-template-columns: {columns}; grid-auto-rows: max-content;
+                align-items: start; max-height: none !important; flex-shrink: 0 !important; }}
+        div[class*="bk-"] {{ max-height: none !important; }}"""
+
+
+# Layouts, as style sheets of the boxes that are laid out.
+GRID = _grid("repeat(auto-fill, minmax(min(230px, 100%), 1fr))")
+HALVES = _grid("repeat(auto-fit, minmax(min(440px, 100%), 1fr))")
+QUARTERS = (
+    _grid("repeat(4, minmax(0, 1fr))")
+    + """
+    @media (max-width: 1300px) { :host { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; } }
+    @media (max-width: 640px) { :host { grid-template-columns: minmax(0, 1fr) !important; } }"""
+)
+WIDE_AND_NARROW = (
+    _grid("minmax(0, 1.7fr) minmax(0, 1fr)")
+    + """
+    @media (max-width: 1100px) { :host { grid-template-columns: minmax(0, 1fr) !important; } }"""
+)

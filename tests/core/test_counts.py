@@ -1,0 +1,141 @@
+"""Counts in compressed rows, minibatches from them, and their order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+from mira_core.data import loaders
+from mira_core.data.counts import CountMatrix
+from mira_core.data.statistics import learn
+from tests.helpers import make_cells, read_cells
+
+
+def unsorted(x: np.ndarray) -> sp.csr_array:
+    """The same counts with columns of each row reversed."""
+    m = sp.csr_array(x)
+    for i in range(len(x)):
+        row = slice(m.indptr[i], m.indptr[i + 1])
+        m.indices[row], m.data[row] = m.indices[row][::-1].copy(), m.data[row][::-1].copy()
+    m.has_sorted_indices = False
+    return m
+
+
+def doubled(x: np.ndarray) -> sp.coo_array:
+    """The same counts, each stored as two entries that add up, with explicit zeros."""
+    i, j = np.indices(x.shape).reshape(2, -1)
+    first = x.ravel() // 2
+    return sp.coo_array((np.r_[first, x.ravel() - first], (np.r_[i, i], np.r_[j, j])), shape=x.shape)
+
+
+STORED = {
+    "csr": sp.csr_array, "csr_matrix": sp.csr_matrix, "csc": sp.csc_array, "coo": sp.coo_array, "dense": np.asarray,
+    "int8": lambda x: x.astype(np.int8), "float64": lambda x: sp.csr_matrix(x.astype(float)),
+    "unsorted": unsorted, "duplicates and zeros": doubled,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stored", STORED.values(), ids=STORED)
+def test_equal_counts_give_equal_minibatches_however_stored(tiny, stored):
+    x = tiny.X.toarray()
+    plain, other = CountMatrix(sp.csr_array(x)), CountMatrix(stored(x))
+    chosen = np.array([3, 0, 11, 3])
+    for a, b in zip(plain.rows(chosen), other.rows(chosen), strict=True):
+        assert a.dtype == b.dtype
+        assert np.array_equal(a, b)
+
+
+def test_the_matrix_given_is_not_changed():
+    m = sp.csr_array(np.array([[2.0, 0, 1]]))
+    m.data[0] = 0
+    CountMatrix(m)
+    assert m.nnz == 2
+
+
+def test_depths_and_totals_are_plain_sums():
+    x = np.array([[0, 0, 0], [1, 2, 0], [0, 0, 0], [0, 0, 5], [0, 0, 0]])
+    m = CountMatrix(sp.csr_array(x))
+    assert np.array_equal(m.depths(), x.sum(1))
+    assert np.array_equal(m.feature_totals(), x.sum(0))
+    assert m.depths().dtype == m.feature_totals().dtype == np.float64
+
+
+def test_large_counts_are_summed_exactly():
+    x = np.full((2, 3), 2**24)
+    assert np.array_equal(CountMatrix(sp.csr_array(x)).depths(), [3 * 2**24] * 2)
+
+
+def test_a_minibatch_holds_the_rows_asked_for_in_that_order(tiny):
+    cells, chosen = read_cells(tiny), np.array([5, 1, 5, 11, 0])
+    batch = cells.batch(chosen)
+    x = tiny.X.toarray()[chosen]
+    assert batch.n_cells == 5
+    assert np.array_equal(batch.dense(7).numpy(), x)
+    assert np.array_equal(batch.depth_B.numpy(), x.sum(1))
+    order = np.lexsort((batch.feature_M, batch.cell_M))
+    assert np.array_equal(order, np.arange(len(order)))
+    assert batch.covariates_BC.shape == batch.extra_BF.shape == (5, 0)
+
+
+def test_moving_a_minibatch_changes_only_the_floating_tensors(tiny):
+    batch = read_cells(tiny).batch(np.arange(4)).to(torch.device("cpu"), torch.float64)
+    assert batch.cell_M.dtype == batch.feature_M.dtype == torch.int64
+    assert batch.count_M.dtype == batch.depth_B.dtype == batch.extra_BF.dtype == torch.float64
+
+
+def test_extra_features_follow_their_cells(tiny):
+    tiny.obs["a"] = np.arange(12.0)
+    batch = read_cells(tiny, extra_features_keys="a").batch(np.array([7, 2]))
+    assert batch.extra_BF[:, 0].tolist() == [7, 2]
+
+
+@pytest.mark.parametrize(("n", "size", "steps"), [(10, 4, 2), (8, 4, 2), (3, 64, 1), (2, 2, 1), (65, 64, 1), (1, 5, 1)])
+def test_an_epoch_has_full_minibatches_only_or_one_of_all_cells(n, size, steps):
+    cells = read_cells(make_cells(max(n, 2), 5))
+    if n == 1:
+        assert loaders.steps_per_epoch(n, size) == 1
+        return
+    batches = list(loaders.shuffled(cells, size, np.random.default_rng(0)))
+    assert len(batches) == steps == loaders.steps_per_epoch(n, size)
+    assert all(b.n_cells == min(size, n) for b in batches)
+
+
+def test_an_epoch_shows_each_cell_at_most_once_in_an_order_of_its_seed(tiny):
+    tiny.obs["a"] = np.arange(12.0)
+    cells = read_cells(tiny, extra_features_keys="a")
+
+    def order(seed: int) -> list[float]:
+        return [v for b in loaders.shuffled(cells, 3, np.random.default_rng(seed)) for v in b.extra_BF[:, 0].tolist()]
+
+    assert sorted(order(0)) == list(range(12))
+    assert order(0) == order(0)
+    assert order(0) != order(1)
+
+
+@pytest.mark.parametrize("size", [1, 5, 11, 12, 100])
+def test_reading_in_order_shows_every_cell_once(tiny, size):
+    x = np.concatenate([b.dense(7).numpy() for b in loaders.in_order(read_cells(tiny), size)])
+    assert np.array_equal(x, tiny.X.toarray())
+
+
+def test_statistics_are_shares_and_means_of_the_cells(tiny):
+    tiny.var["seen"] = np.arange(7) % 2 == 0
+    s = learn(read_cells(tiny, endogenous_key="seen"))
+    x = tiny.X.toarray().astype(float)
+    seen = x[:, ::2]
+    assert s.n_cells == 12
+    np.testing.assert_allclose(s.mean_profile, (x.sum(0) + 0.5) / (x.sum() + 3.5), rtol=1e-12)
+    np.testing.assert_allclose(s.endogenous_share, seen.sum(0) / seen.sum(), rtol=1e-12)
+    np.testing.assert_allclose(s.endogenous_depth, seen.sum(1).mean(), rtol=1e-12)
+
+
+def test_a_feature_without_counts_keeps_a_positive_share_of_the_profile(tiny):
+    x = tiny.X.toarray()
+    x[:, 0] = 0
+    x[:, 1] += 1
+    tiny.X = sp.csr_matrix(x)
+    s = learn(read_cells(tiny))
+    assert s.mean_profile[0] > 0
+    assert s.endogenous_share[0] == 0

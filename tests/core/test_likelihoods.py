@@ -1,0 +1,118 @@
+"""The negative binomial from its non-zeros equals the dense ones of torch and Pyro."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyro.distributions as dist
+import pytest
+import torch
+
+from mira_core.data.counts import Batch
+from mira_core.models.generative import counts_distribution
+from mira_core.models.likelihoods import negative_binomial
+from tests.helpers import make_network, read_cells
+
+FLOAT64 = torch.float64
+
+
+def batch_of(x: np.ndarray, dtype: torch.dtype = FLOAT64) -> Batch:
+    """The minibatch of dense counts, made by hand."""
+    cell, feature = np.nonzero(x)
+    none = torch.zeros(len(x), 0, dtype=dtype)
+    return Batch(
+        torch.from_numpy(cell), torch.from_numpy(feature), torch.tensor(x[cell, feature], dtype=dtype),
+        torch.tensor(x.sum(1), dtype=dtype), none, none,
+    )  # fmt: skip
+
+
+def problem(seed: int = 0, B: int = 6, G: int = 9) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+    """Counts from 0 to hundreds, log means from e^-8 to e^6, dispersions from 0.05 to 50."""
+    rng = np.random.default_rng(seed)
+    log_mean = torch.from_numpy(rng.uniform(-8, 6, (B, G)))
+    log_dispersion = torch.from_numpy(rng.uniform(-3, 4, G))
+    x = rng.poisson(rng.gamma(0.5, 2 * np.exp(log_mean.numpy())))
+    x[0] = 0
+    x[1, 0] = 12_345
+    return x, log_mean, log_dispersion
+
+
+@pytest.mark.parametrize("logspace", [True, False])
+@pytest.mark.parametrize("seed", range(5))
+def test_equals_torch_by_logits_and_by_probabilities(logspace, seed):
+    x, log_mean, log_r = problem(seed)
+    r, mean = log_r.exp(), log_mean.exp()
+    by = {"logits": log_mean - log_r} if logspace else {"probs": mean / (mean + r)}
+    wanted = torch.distributions.NegativeBinomial(r, **by).log_prob(torch.from_numpy(x).double()).sum(1)
+    got = negative_binomial(batch_of(x), log_mean, log_r, logspace)
+    torch.testing.assert_close(got, wanted, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("logspace", [True, False])
+def test_equals_pyros_gamma_poisson(logspace):
+    x, log_mean, log_r = problem()
+    r = log_r.exp()
+    wanted = dist.GammaPoisson(r, r / log_mean.exp()).log_prob(torch.from_numpy(x).double()).sum(1)
+    torch.testing.assert_close(negative_binomial(batch_of(x), log_mean, log_r, logspace), wanted, rtol=1e-9, atol=0)
+
+
+def test_tends_to_the_poisson_as_the_dispersion_vanishes():
+    x, log_mean, _ = problem()
+    x = np.minimum(x, 30)
+    log_mean = log_mean.clamp(-4, 3)
+    log_r = torch.full((x.shape[1],), 16.0, dtype=FLOAT64)
+    wanted = torch.distributions.Poisson(log_mean.exp()).log_prob(torch.from_numpy(x).double()).sum(1)
+    torch.testing.assert_close(negative_binomial(batch_of(x), log_mean, log_r), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("logspace", [True, False])
+def test_single_precision_is_near_double_precision(logspace):
+    x, log_mean, log_r = problem()
+    wanted = negative_binomial(batch_of(x), log_mean, log_r, logspace)
+    got = negative_binomial(batch_of(x, torch.float32), log_mean.float(), log_r.float(), logspace)
+    torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("logspace", [True, False])
+@pytest.mark.parametrize("shift", [-60.0, 60.0])
+def test_extreme_means_stay_finite_with_finite_gradients(logspace, shift):
+    x, log_mean, log_r = problem()
+    log_mean = (log_mean.float() + shift).requires_grad_()
+    log_r = log_r.float().requires_grad_()
+    out = negative_binomial(batch_of(x, torch.float32), log_mean, log_r, logspace)
+    out.sum().backward()
+    assert torch.isfinite(out).all()
+    assert torch.isfinite(log_mean.grad).all()
+    assert torch.isfinite(log_r.grad).all()
+
+
+@pytest.mark.parametrize("logspace", [True, False])
+def test_gradients_equal_finite_differences(logspace):
+    x, log_mean, log_r = problem(B=3, G=4)
+    x[1, 0] = 7
+    log_mean, log_r = log_mean.clamp(-4, 3), log_r.clamp(-1, 2)
+    batch = batch_of(np.minimum(x, 20))
+    assert torch.autograd.gradcheck(
+        lambda m, r: negative_binomial(batch, m, r, logspace),
+        (log_mean.requires_grad_(), log_r.requires_grad_()),
+        rtol=1e-5, atol=1e-7,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("logspace", [True, False])
+def test_equals_the_distribution_of_the_generative_story(tiny, logspace):
+    cells = read_cells(tiny)
+    network = make_network(cells, logspace=logspace)
+    batch = cells.batch(np.arange(12)).to(torch.device("cpu"), FLOAT64)
+    log_mean = torch.randn(12, 7, dtype=FLOAT64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = counts_distribution(network, log_mean).log_prob(batch.dense(7))
+        got = negative_binomial(batch, log_mean, network.log_dispersion_G, logspace)
+    torch.testing.assert_close(got, wanted, rtol=1e-9, atol=0)
+
+
+def test_cells_are_independent():
+    x, log_mean, log_r = problem()
+    whole = negative_binomial(batch_of(x), log_mean, log_r)
+    for i in range(len(x)):
+        alone = negative_binomial(batch_of(x[i : i + 1]), log_mean[i : i + 1], log_r)
+        torch.testing.assert_close(alone[0], whole[i], rtol=1e-12, atol=0)

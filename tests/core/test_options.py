@@ -1,0 +1,327 @@
+"""Options: the documented table, validation, and what derives from the declarations."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import param
+import pytest
+
+from mira_core import options
+from mira_core.errors import MiraError, NotYetAvailable, OptionError
+from mira_core.topics import TopicModel, make_model
+
+# Name: documented default; the tables under make_model in the user's API document.
+DOCUMENTED = {
+    "highly_variable_key": None,
+    "exogenous_key": None,
+    "endogenous_key": None,
+    "counts_layer": None,
+    "categorical_covariates": None,
+    "continuous_covariates": None,
+    "covariates_keys": None,
+    "extra_features_keys": None,
+    "cost_beta": 1.0,
+    "num_topics": 16,
+    "hidden": 128,
+    "num_layers": 3,
+    "num_epochs": 40,
+    "decoder_dropout": 0.2,
+    "encoder_dropout": 0.2,
+    "use_cuda": True,
+    "seed": None,
+    "min_learning_rate": 1e-6,
+    "max_learning_rate": 1e-1,
+    "batch_size": 64,
+    "initial_pseudocounts": 50,
+    "nb_parameterize_logspace": True,
+    "embedding_size": None,
+    "kl_strategy": "cyclic",
+    "dependence_lr": 1e-4,
+    "dependence_hidden": 64,
+    "weight_decay": 0.001,
+    "min_momentum": 0.85,
+    "max_momentum": 0.95,
+    "covariates_hidden": 32,
+    "covariates_dropout": 0.05,
+    "mask_dropout": 0.05,
+    "marginal_estimation_size": 256,
+    "dependence_beta": 1.0,
+    "embedding_dropout": 0.05,
+    "atac_encoder": "skipDAN",
+}
+CHOICES = {
+    "feature_type": {"expression", "accessibility"},
+    "kl_strategy": {"monotonic", "cyclic"},
+    "atac_encoder": {"fast", "skipDAN", "DAN"},
+}
+POSITIVE = [
+    "cost_beta",
+    "min_learning_rate",
+    "max_learning_rate",
+    "dependence_lr",
+    "min_momentum",
+    "max_momentum",
+]
+POSITIVE_INTEGERS = [
+    "num_topics", "hidden", "num_layers", "num_epochs", "batch_size", "initial_pseudocounts", "embedding_size",
+    "dependence_hidden", "covariates_hidden", "marginal_estimation_size",
+]  # fmt: skip
+RATES = ["decoder_dropout", "encoder_dropout", "covariates_dropout", "mask_dropout", "embedding_dropout"]
+CODAL = [
+    "dependence_lr", "dependence_hidden", "dependence_beta", "covariates_hidden", "covariates_dropout",
+    "mask_dropout", "marginal_estimation_size",
+]  # fmt: skip
+
+
+def test_every_documented_option_exists_and_no_other():
+    assert set(options.names()) == {"feature_type", *DOCUMENTED}
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_documented_defaults(name):
+    assert options.default(name) == DOCUMENTED[name]
+    assert type(options.default(name)) is type(DOCUMENTED[name])
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_documented_choices(name):
+    assert set(options.parameter(name).objects) == CHOICES[name]
+
+
+def test_signature_of_make_model_has_every_option_with_its_documented_default():
+    parameters = inspect.signature(make_model).parameters
+    assert list(parameters)[:2] == ["n_samples", "n_features"]
+    assert parameters["feature_type"].default is inspect.Parameter.empty
+    for name, value in DOCUMENTED.items():
+        assert parameters[name].default == value
+        assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
+    assert set(parameters) == {"n_samples", "n_features", "feature_type", *DOCUMENTED}
+
+
+@pytest.mark.parametrize("name", ["feature_type", *DOCUMENTED])
+def test_docstring_of_make_model_has_every_option_with_default_and_text(name):
+    line = re.search(rf"^    ?{name} : .*$|^{name} : .*$", make_model.__doc__, re.MULTILINE)
+    assert line, make_model.__doc__
+    assert line[0].endswith(f"default {options.default(name)!r}")
+    assert options.parameter(name).doc.split(".")[0] in make_model.__doc__
+
+
+@pytest.mark.parametrize("name", ["feature_type", *DOCUMENTED])
+def test_each_option_is_described_for_forms(name):
+    meta = options.parameter(name).metadata
+    assert meta["group"] in options.GROUPS
+    assert meta["level"] in ("basic", "advanced")
+    assert meta["applies_to"] in ("all", "expression", "accessibility", "codal")
+    if meta["search"]:
+        low, high, scale = meta["search"]
+        assert scale in ("linear", "log")
+        assert options.validate(name, type(options.default(name))(low)) < options.validate(name, high)
+
+
+@pytest.mark.parametrize("name", ["feature_type", *DOCUMENTED])
+def test_documented_default_passes_its_own_check(name):
+    assert options.validate(name, options.default(name)) == options.default(name)
+
+
+def test_unknown_option_suggests_the_near_one():
+    with pytest.raises(OptionError, match="no option 'num_topic'.*did you mean num_topics"):
+        options.validate_all({"num_topic": 3})
+    with pytest.raises(OptionError, match="no option 'zzz'.*Options are: .*num_topics"):
+        make_model(10, 10, feature_type="expression", zzz=3)
+
+
+def test_every_refusal_is_a_value_error_too():
+    assert issubclass(OptionError, ValueError)
+    assert issubclass(OptionError, MiraError)
+    assert issubclass(NotYetAvailable, NotImplementedError)
+
+
+@pytest.mark.parametrize("name", POSITIVE_INTEGERS)
+@pytest.mark.parametrize("value", [0, -1, 2.5, 16.0, "16", True, np.float64(3), float("nan"), [3], None])
+def test_integers_of_the_wrong_kind_or_size_are_refused(name, value):
+    if value is None and name == "embedding_size":
+        return
+    with pytest.raises(OptionError, match=f"{name} must be an integer of at least [12].*; got ") as told:
+        options.validate(name, value)
+    assert repr(value.item() if isinstance(value, np.generic) else value) in str(told.value)
+
+
+@pytest.mark.parametrize("name", POSITIVE)
+@pytest.mark.parametrize("value", [0, -0.1, float("nan"), float("inf"), "0.1", True, None, 1j])
+def test_numbers_out_of_bounds_or_no_numbers_are_refused(name, value):
+    with pytest.raises(OptionError, match=rf"{name} must be a number (above 0|from 0 \(excluded\)).*; got "):
+        options.validate(name, value)
+
+
+@pytest.mark.parametrize("name", RATES)
+@pytest.mark.parametrize("value", [-0.01, 1, 1.0, 2, float("nan"), "half"])
+def test_rates_are_from_zero_to_below_one(name, value):
+    assert options.validate(name, 0) == 0
+    assert options.validate(name, 0.999) == 0.999
+    with pytest.raises(OptionError, match=rf"{name} must be a number from 0.0 to 1.0 \(excluded\); got "):
+        options.validate(name, value)
+
+
+@pytest.mark.parametrize("name", ["min_momentum", "max_momentum"])
+def test_momentum_is_below_one(name):
+    with pytest.raises(OptionError, match=f"{name} must be"):
+        options.validate(name, 1.0)
+
+
+@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("value", ["nonsense", None, 3, ["cyclic"]])
+def test_choices_out_of_the_list_are_refused_with_the_list(name, value):
+    with pytest.raises(OptionError, match=f"{name} must be one of ") as told:
+        options.validate(name, value)
+    assert all(repr(c) in str(told.value) for c in CHOICES[name])
+
+
+@pytest.mark.parametrize("name", ["use_cuda", "nb_parameterize_logspace"])
+@pytest.mark.parametrize("value", [1, 0, "yes", None])
+def test_switches_take_only_true_and_false(name, value):
+    with pytest.raises(OptionError, match=f"{name} must be True or False; got"):
+        options.validate(name, value)
+
+
+@pytest.mark.parametrize("name", ["highly_variable_key", "endogenous_key", "counts_layer", "exogenous_key"])
+@pytest.mark.parametrize("value", ["", 3, ["a"], True])
+def test_keys_take_one_name(name, value):
+    with pytest.raises(OptionError, match=f"{name} must be a name, or None; got"):
+        options.validate(name, value)
+
+
+@pytest.mark.parametrize("value", [3, [3], [""], "", ["a", None], True])
+def test_columns_take_names(value):
+    with pytest.raises(OptionError, match="extra_features_keys must be a column name or a list of them, or None"):
+        options.validate("extra_features_keys", value)
+
+
+@pytest.mark.parametrize(
+    "value", ["a", ["a"], ("a",), np.array(["a"]), np.array(["a"], object), pd.Index(["a"]), (c for c in "a")],
+    ids=lambda v: type(v).__name__,
+)  # fmt: skip
+def test_columns_come_out_as_a_list_however_given(value):
+    out = options.validate("extra_features_keys", value)
+    assert out == ["a"]
+    assert type(out) is list
+    assert type(out[0]) is str
+
+
+def test_no_columns_are_none():
+    assert options.validate("extra_features_keys", []) is None
+    assert options.validate("extra_features_keys", None) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "plain"),
+    [
+        ("num_topics", np.int64(7), 7),
+        ("cost_beta", np.float32(0.5), 0.5),
+        ("cost_beta", 2, 2),
+        ("use_cuda", np.bool_(False), False),
+        ("kl_strategy", np.str_("monotonic"), "monotonic"),
+        ("seed", np.uint8(3), 3),
+    ],
+)
+def test_numpy_values_come_out_plain(name, value, plain):
+    out = options.validate(name, value)
+    assert out == plain
+    assert not isinstance(out, np.generic)
+    assert json.loads(json.dumps(out)) == plain
+
+
+@pytest.mark.parametrize("value", [-1, 2**63, 1.5, "3"])
+def test_seed_out_of_range_is_refused(value):
+    with pytest.raises(OptionError, match="seed must be an integer from 0 to|seed must be an integer of at least 0"):
+        options.validate("seed", value)
+
+
+def test_accessibility_is_not_yet_available_by_name():
+    with pytest.raises(NotYetAvailable, match="feature_type='accessibility' is not yet available.*expression"):
+        make_model(10, 10, feature_type="accessibility")
+
+
+@pytest.mark.parametrize("name", options.COVARIATE_OPTIONS)
+def test_covariates_are_not_yet_available_by_name(name):
+    with pytest.raises(NotYetAvailable, match=f"{name} is not yet available.*CODAL"):
+        make_model(10, 10, feature_type="expression", **{name: "batch"})
+
+
+@pytest.mark.parametrize("name", options.COVARIATE_OPTIONS)
+def test_no_covariates_are_no_codal_model(name):
+    for none in (None, []):
+        assert not options.is_codal(options.validate_all({name: none}))
+
+
+@pytest.mark.parametrize("name", CODAL)
+def test_codal_options_need_covariates(name):
+    with pytest.raises(OptionError, match=rf"{name} applies to models with covariates \(CODAL\) only; leave it out"):
+        options.validate_all({name: options.default(name)})
+    assert not options.applies(name, {})
+    assert options.applies(name, {"categorical_covariates": ["batch"]})
+
+
+@pytest.mark.parametrize("name", ["atac_encoder", "embedding_dropout"])
+def test_accessibility_options_need_accessibility(name):
+    with pytest.raises(OptionError, match=f"{name} applies to models of accessibility only; leave it out"):
+        options.validate_all({name: options.default(name)})
+    assert options.applies(name, {"feature_type": "accessibility"})
+
+
+def test_expression_options_do_not_apply_to_accessibility():
+    assert not options.applies("nb_parameterize_logspace", {"feature_type": "accessibility"})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"min_learning_rate": 0.5, "max_learning_rate": 0.1}, "min_learning_rate must not exceed max_learning_rate; got 0.5 and 0.1"),
+        ({"min_learning_rate": 0.5}, "min_learning_rate must not exceed max_learning_rate; got 0.5 and 0.1"),
+        ({"min_momentum": 0.9, "max_momentum": 0.8}, "min_momentum must not exceed max_momentum; got 0.9 and 0.8"),
+        ({"min_momentum": 0.97}, "min_momentum must not exceed max_momentum; got 0.97 and 0.95"),
+        ({"highly_variable_key": "a", "exogenous_key": "b"}, "must agree; got 'a' and 'b'. Leave exogenous_key out"),
+    ],
+)  # fmt: skip
+def test_contradictions_are_refused(given, message):
+    with pytest.raises(OptionError, match=re.escape(message)):
+        options.validate_all(given)
+
+
+def test_two_names_of_one_option_may_agree():
+    assert options.validate_all({"highly_variable_key": "a", "exogenous_key": "a"})
+
+
+@pytest.mark.parametrize(
+    ("high", "value", "low"),
+    [("max_learning_rate", 1e-4, "min_learning_rate"), ("max_momentum", 0.5, "min_momentum")],
+)
+def test_a_low_end_not_given_follows_a_high_end_that_is(high, value, low):
+    model = make_model(1000, 100, feature_type="expression", **{high: value})
+    assert getattr(model, low) == value
+    assert getattr(model, high) == value
+
+
+def test_declarations_are_not_changed_by_making_models():
+    make_model(500, 100, feature_type="expression", num_topics=3, extra_features_keys=["a"])
+    assert options.default("num_topics") == 16
+    assert options.default("extra_features_keys") is None
+    assert isinstance(options.parameter("num_topics"), param.Integer)
+
+
+def test_models_do_not_share_lists_of_columns():
+    columns = ["a"]
+    model = make_model(500, 100, feature_type="expression", extra_features_keys=columns)
+    columns.append("b")
+    assert model.extra_features_keys == ["a"]
+
+
+def test_an_option_that_is_not_given_is_told_apart_from_one_given_at_its_default():
+    model = TopicModel(1000, 100, num_topics=16)
+    assert model.options["num_topics"].source == "yours"
+    assert model.options["hidden"].source == "recommended"
+    assert model.options["initial_pseudocounts"].source == "documented"
