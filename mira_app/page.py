@@ -8,6 +8,7 @@ from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
+from bokeh.models import CustomJS
 
 from .figures.colours import ACCENT, ACCENT_ON_DARK
 from .hub import Hub
@@ -78,7 +79,11 @@ def asset(name: str) -> Path:
 
 def app() -> pmui.Page:
     """Build the page for one session."""
-    pn.config.reconnect = True  # after a restart of the server an open page comes back by itself
+    # After a restart of the server an open page comes back by itself. It has to load again, since the new session
+    # knows nothing of the old one's models; the URL holds what was looked at.
+    pn.config.reconnect = True
+    if pn.state.curdoc is not None:
+        pn.state.curdoc.js_on_event("client_reconnected", CustomJS(code="window.location.reload()"))
     workspace, hub = shared()
     session = Session(data="demo:pbmc700" if workspace.settings.demo else "")
     if pn.state.location is not None:
@@ -97,7 +102,12 @@ def app() -> pmui.Page:
     body = pn.Column(pages[session.page].view, sizing_mode="stretch_width", margin=0)
 
     def show(event: Any) -> None:
-        body.objects = [pages[event.new].view]
+        # A page that was seen once stays, hidden, so that its zoom and selections are kept.
+        view = pages[event.new].view
+        if view not in body.objects:
+            body.append(view)
+        for page in body.objects:
+            page.visible = page is view
         menu.active = PAGES.index(event.new)
 
     session.param.watch(show, "page")
@@ -105,10 +115,17 @@ def app() -> pmui.Page:
 
     dark = pn.state.cookies.get("mira_theme") == "dark"
     page = pmui.Page(
-        title="mira", logo=asset("logo.svg"), favicon=asset("logo.svg"), header=[menu], main=[body], dark_theme=dark,
-        theme_config={"light": THEME, "dark": {**THEME, "palette": {"primary": {"main": ACCENT_ON_DARK}}}}, busy_indicator="linear", main_width=1600,
+        title="mira",
+        logo=asset("logo.svg"),
+        favicon=asset("logo.svg"),
+        header=[menu],
+        main=[body],
+        dark_theme=dark,
+        theme_config={"light": THEME, "dark": {**THEME, "palette": {"primary": {"main": ACCENT_ON_DARK}}}},
+        busy_indicator="linear",
+        main_width=1600,
         sx=HEAD,
-    )  # fmt: skip
-    remember = "document.cookie = 'mira_theme=' + (cb_obj.dark_theme ? 'dark' : 'light') + '; path=/; max-age=31536000'"
+    )
+    remember = "document.cookie = `mira_theme=${cb_obj.dark_theme ? 'dark' : 'light'}; path=/; max-age=31536000`"
     page.jscallback(dark_theme=remember)
     return page

@@ -46,8 +46,8 @@ HTML = {
         span { display: inline-block; margin: 0 14px 2px 0; }
         i { display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 5px; }""",
     "code": _BASE + f"""
-        pre {{ font: 12px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; white-space: pre-wrap; overflow-wrap: anywhere;
-               margin: 0; padding: 8px 10px; border-radius: 4px;
+        pre {{ font: 12px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; white-space: pre-wrap;
+               overflow-wrap: anywhere; margin: 0; padding: 8px 10px; border-radius: 4px;
                background: color-mix(in srgb, {INK} 5%, transparent); }}""",
 }  # fmt: skip
 

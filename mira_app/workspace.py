@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import re
@@ -20,6 +21,7 @@ from mira_core import jobs
 from mira_core.data import anndata_io, describe
 from mira_core.data.demo import DEMOS, load_demo
 from mira_core.errors import DataError, JobError, MiraError
+from mira_core.files import write_json
 
 from .settings import Settings
 
@@ -68,7 +70,7 @@ class Workspace:
         self.settings = settings
         self.jobs_folder = settings.workspace / "jobs"
         self.jobs_folder.mkdir(parents=True, exist_ok=True)
-        self._started: list[subprocess.Popen[bytes]] = []
+        self._started: dict[str, subprocess.Popen[bytes]] = {}
 
     # --- data -----------------------------------------------------------------------------------
 
@@ -147,8 +149,24 @@ class Workspace:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 env={**os.environ, **jobs.ENVIRONMENT},
             )  # fmt: skip
-        self._started.append(process)
+        self._started[key] = process
         return key
+
+    def _reap(self) -> None:
+        """Collect the processes that have ended; one that could not even begin is told as a failure."""
+        for key, process in list(self._started.items()):
+            if process.poll() is None:
+                continue
+            del self._started[key]
+            folder = self.jobs_folder / key
+            if process.returncode and jobs.read_status(folder).state == "waiting":
+                error = {
+                    "type": "JobError",
+                    "message": f"the process ended with status {process.returncode} before it began",
+                    "traceback": self.log(key),
+                }
+                failed = jobs.Status(state="failed", ended=time.time(), error=error)
+                write_json(folder / "status.json", dataclasses.asdict(failed))
 
     def stop(self, key: str) -> None:
         """Ask a job to stop."""
@@ -156,7 +174,7 @@ class Workspace:
 
     def jobs(self) -> list[Job]:
         """List all jobs, the newest first; folders that are no jobs are passed over."""
-        self._started = [p for p in self._started if p.poll() is None]  # reap what has ended
+        self._reap()
         out = []
         for folder in self.jobs_folder.iterdir():
             try:

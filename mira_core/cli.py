@@ -93,3 +93,7 @@ def _fit(arguments: argparse.Namespace) -> int:
         return 1
     print(f"{status.state}: {arguments.out / 'result'}")
     return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

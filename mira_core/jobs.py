@@ -63,7 +63,7 @@ def write_spec(
         If the folder is in use or the data do not exist.
     OptionError, NotYetAvailable
     """
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise JobError(f"{folder} must not exist or be empty; choose another folder")
     checked = opt.validate_all(model)
     if data.startswith("demo:"):
@@ -158,14 +158,14 @@ def read_status(folder: Path) -> Status:
     values = _read_json(folder / "status.json") or {}
     known = Status.__dataclass_fields__
     status = Status(**{k: v for k, v in values.items() if k in known})
-    if status.state == "running":
-        process = _read_json(folder / "process.json") or {}
+    process = _read_json(folder / "process.json")
+    if process is not None and status.state in ("waiting", "running"):
         if process.get("host") == socket.gethostname():
             if not is_alive(process):
                 # It may have ended between the two readings.
-                again = (_read_json(folder / "status.json") or {}).get("state", "running")
-                status.state = again if again != "running" else "died"
-        elif time.time() - (status.heartbeat or 0) > SILENT_AFTER:
+                again = (_read_json(folder / "status.json") or {}).get("state", status.state)
+                status.state = again if again != status.state else "died"
+        elif status.state == "running" and time.time() - (status.heartbeat or 0) > SILENT_AFTER:
             status.state = "silent"
     return status
 
@@ -197,13 +197,15 @@ def request_stop(folder: Path) -> None:
 
 
 def claim(folder: Path) -> None:
-    """Make this process the one that runs the job.
+    """Make this process the one that runs the job; one that died before is begun anew.
 
     Raises
     ------
     JobError
-        If another living process has it, or it has ended before.
+        If there is no job, another living process has it, or it has ended before.
     """
+    if not (folder / "job.json").is_file():
+        raise JobError(f"{folder} is not a job: it has no job.json")
     status = read_status(folder)
     if status.state in ("finished", "stopped", "failed"):
         raise JobError(f"the job in {folder} has {status.state} before; start a new one in another folder")
@@ -214,8 +216,10 @@ def claim(folder: Path) -> None:
                 json.dump(this_process(), f)
             return
         except FileExistsError:
-            other = _read_json(path) or {}
-            if other.get("host") != socket.gethostname() or is_alive(other):
+            other = _read_json(path)
+            if other is None and time.time() - path.stat().st_mtime < SILENT_AFTER:
+                raise JobError(f"the job in {folder} is being started by another process") from None
+            if other is not None and (other.get("host") != socket.gethostname() or is_alive(other)):
                 raise JobError(
                     f"the job in {folder} is run by process {other.get('pid')} on {other.get('host')}"
                 ) from None

@@ -18,6 +18,7 @@ search
 from __future__ import annotations
 
 import difflib
+import math
 import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -67,14 +68,14 @@ def _meta(
 
 
 _OPEN = (False, True)  # the lower bound itself is not allowed
-_DROPOUT = {"bounds": (0.0, 1.0), "inclusive_bounds": (True, False)}
+_DROPOUT: dict[str, Any] = {"bounds": (0.0, 1.0), "inclusive_bounds": (True, False)}
 
 
 class ModelOptions(param.Parameterized):
     """The options of `make_model`, with their documented defaults."""
 
     # --- data -----------------------------------------------------------------------------------
-    feature_type = param.Selector(
+    feature_type: Any = param.Selector(
         objects=["expression", "accessibility"], default="expression", metadata=_meta("data", "basic"),
         doc="Modality of the data being modeled: counts of RNA molecules, or accessible peaks.",
     )  # fmt: skip
@@ -121,7 +122,8 @@ class ModelOptions(param.Parameterized):
         doc="Number of topics to learn from the data.",
     )  # fmt: skip
     cost_beta = param.Number(
-        default=1.0, bounds=(0, None), inclusive_bounds=_OPEN, metadata=_meta("topics", "basic", search=(0.5, 2, "log")),
+        default=1.0, bounds=(0, None), inclusive_bounds=_OPEN,
+        metadata=_meta("topics", "basic", search=(0.5, 2, "log")),
         doc="Multiplier of the regularising losses (KL divergence, and for CODAL the dependence) against the "
         "reconstruction. Under 10,000 cells 1.25 to 2 can help; above, 1 works well.",
     )  # fmt: skip
@@ -178,7 +180,7 @@ class ModelOptions(param.Parameterized):
         metadata=_meta("training", "basic", search=(0.01, 0.5, "log")),
         doc="Learning rate at the peak of the one-cycle policy.",
     )  # fmt: skip
-    kl_strategy = param.Selector(
+    kl_strategy: Any = param.Selector(
         objects=["cyclic", "monotonic"], default="cyclic", metadata=_meta("training"),
         doc="How the weight of the KL terms rises: in three cycles, or once. Cyclic may give slightly better models.",
     )  # fmt: skip
@@ -236,8 +238,9 @@ class ModelOptions(param.Parameterized):
     )  # fmt: skip
 
     # --- accessibility --------------------------------------------------------------------------
-    atac_encoder = param.Selector(
-        objects=["skipDAN", "DAN", "fast"], default="skipDAN", metadata=_meta("accessibility", "basic", "accessibility"),
+    atac_encoder: Any = param.Selector(
+        objects=["skipDAN", "DAN", "fast"], default="skipDAN",
+        metadata=_meta("accessibility", "basic", "accessibility"),
         doc="Encoder of peaks. skipDAN is best and needs a GPU to train; fast replaces the embedding of peaks "
         "by a first-pass LSI projection.",
     )  # fmt: skip
@@ -323,13 +326,13 @@ def validate(name: str, value: Any) -> Any:
         if isinstance(p, param.Number) and value is not None:
             if isinstance(value, bool) or not isinstance(value, numbers.Real):
                 raise ValueError("not a number")
-            if not np.isfinite(value):
+            if not math.isfinite(value):
                 raise ValueError("not finite")
             value = int(value) if isinstance(value, numbers.Integral) else float(value)
         if isinstance(p, param.String) and value == "":
             raise ValueError("empty")
         p._validate(value)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         raise OptionError(f"{name} must be {kind_of_value(name)}; got {value!r}") from None
     return value
 

@@ -96,15 +96,15 @@ def resolve(n_samples: int, n_features: int, given: Mapping[str, Any]) -> dict[s
         if not options.applies(name, given):
             continue
         documented, rec = options.default(name), recommended.get(name)
+        value: Any = documented
+        source: Source = "documented"
         if name in given:
             value, source = given[name], "yours"
         elif rec is not None:
             value, source = rec.value, "recommended"
-        else:
-            value, source = documented, "documented"
         out[name] = ResolvedOption(
             name, value, source, documented, rec.value if rec else None, rec.reason if rec else None
-        )  # type: ignore[arg-type]
+        )
     for low, high in options.PAIRS:
         a, b = out[low], out[high]
         if a.source != "yours" and a.value > b.value:

@@ -93,4 +93,4 @@ def from_dict(values: dict[str, Any]) -> Record:
     """Build the record that `to_dict` wrote; None becomes NaN."""
     fields = dict(values)
     cls = _KINDS[fields.pop("kind")]
-    return cls(**{k: math.nan if v is None else v for k, v in fields.items()})
+    return cls(**{k: math.nan if v is None else v for k, v in fields.items()})  # type: ignore[arg-type]

@@ -142,7 +142,7 @@ def _fit(
     )
     stopped = False
     training = model.fit_cells(cells)
-    with open(folder / "records.jsonl", "a", encoding="utf-8") as f:
+    with open(folder / "records.jsonl", "w", encoding="utf-8") as f:
         flushed = 0.0
         for record in training:
             if not report.status.training_started:

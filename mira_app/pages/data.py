@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Any
 
 import pandas as pd
@@ -81,7 +82,7 @@ class DataPage:
             ]
             return
         self.below.objects = [pmui.LinearProgress(variant="indeterminate", sizing_mode="stretch_width")]
-        pn.state.execute(lambda: self._describe(key), schedule=True)
+        pn.state.execute(functools.partial(self._describe, key), schedule=True)
 
     async def _describe(self, key: str) -> None:
         try:

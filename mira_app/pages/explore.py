@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Any
 
 import anndata as ad
@@ -74,7 +75,7 @@ class ExplorePage:
         if key != self._shown:
             self._shown = key
             self.below.objects = [pmui.LinearProgress(variant="indeterminate", sizing_mode="stretch_width")]
-            pn.state.execute(lambda: self._show(key), schedule=True)
+            pn.state.execute(functools.partial(self._show, key), schedule=True)
         elif self.session.colour and self.session.colour in self.colour.options:
             self.colour.value = self.session.colour
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Any
 
 import panel as pn
@@ -53,7 +54,7 @@ class ModelPage:
             ]
             return
         if key != self._made_for:
-            pn.state.execute(lambda: self._make(key), schedule=True)
+            pn.state.execute(functools.partial(self._make, key), schedule=True)
 
     async def _make(self, key: str) -> None:
         try:

@@ -76,7 +76,7 @@ class TrainPage:
                 self.explore,
                 sizing_mode="stretch_width",
                 align_items="center",
-            ),  # fmt: skip
+            ),
             self.nothing,
             self.below,
             sizing_mode="stretch_width",

@@ -108,9 +108,8 @@ def _flags(data: ad.AnnData, key: str | None) -> np.ndarray:
     if key is None:
         return np.ones(data.n_vars, bool)
     column = data.var[_known(key, data.var.columns, "column of var")]
-    if column.dtype != bool:
-        if not set(pd.unique(column)) <= {True, False}:
-            raise DataError(f"var[{key!r}] must mark features by True and False; got values like {column.iloc[0]!r}")
+    if column.dtype != bool and not set(pd.unique(column)) <= {True, False}:
+        raise DataError(f"var[{key!r}] must mark features by True and False; got values like {column.iloc[0]!r}")
     return column.to_numpy().astype(bool)
 
 

@@ -75,13 +75,13 @@ class CountMatrix:
         return self.shape[0]
 
     def depths(self) -> np.ndarray:
-        """Counts of each cell, float64, N."""
+        """Return the counts of each cell, float64, N."""
         return np.add.reduceat(np.append(self.values, 0).astype(np.float64), self.indptr[:-1]) * (
             np.diff(self.indptr) > 0
         )
 
     def feature_totals(self) -> np.ndarray:
-        """Counts of each feature, float64, G."""
+        """Return the counts of each feature, float64, G."""
         return np.bincount(self.indices, weights=self.values, minlength=self.shape[1])
 
     def rows(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -127,8 +127,5 @@ class Cells:
         """Assemble the minibatch of these cells (row numbers)."""
         row, feature, count = self.counts.rows(cells)
         depth = np.bincount(row, weights=count, minlength=len(cells)).astype(np.float32)
-        return Batch(
-            *(torch.from_numpy(a) for a in (row, feature, count, depth)),
-            torch.from_numpy(self.covariates[cells]),
-            torch.from_numpy(self.extra[cells]),
-        )
+        arrays = (row, feature, count, depth, self.covariates[cells], self.extra[cells])
+        return Batch(*map(torch.from_numpy, arrays))

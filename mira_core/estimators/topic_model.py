@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import anndata as ad
 import numpy as np
@@ -23,7 +23,7 @@ from ..training import loop
 from ..training.writers import RecordWriter
 from . import checkpoint, interpretation
 
-Data = ad.AnnData | str | Path
+Data: TypeAlias = ad.AnnData | str | Path
 
 
 class TopicModel:
@@ -156,7 +156,7 @@ class TopicModel:
                     )
         return self
 
-    def fit_records(self, data: Data) -> Iterator[Record]:
+    def fit_records(self, data: Data) -> Generator[Record, None, None]:
         """Train as `fit` does, yielding a record after each step and each epoch.
 
         Closing the generator stops training at the next step and leaves a usable model of what was reached.
@@ -168,7 +168,7 @@ class TopicModel:
         cells = anndata_io.training_cells(anndata_io.open_data(data), self.get_params())
         return self.fit_cells(cells)
 
-    def fit_cells(self, cells: Cells) -> Iterator[Record]:
+    def fit_cells(self, cells: Cells) -> Generator[Record, None, None]:
         """Train on cells that were read before; otherwise as `fit_records`."""
         seed = self.seed if self.seed is not None else secrets.randbits(32)
         learned = statistics.learn(cells)

@@ -1,0 +1,1 @@
+"""The generative model beside its guide, and the likelihoods."""

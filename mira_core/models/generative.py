@@ -62,7 +62,7 @@ def model(network: TopicNetwork, batch: Batch, kl_weight: float = 1.0) -> None:
 
 
 def guide(network: TopicNetwork, batch: Batch, kl_weight: float = 1.0) -> None:
-    """What the encoder believes of each cell, and the posterior of the pseudocounts."""
+    """Say what the encoder believes of each cell, and the posterior of the pseudocounts."""
     share = batch.n_cells / network.n_cells
     with poutine.scale(scale=share), pyro.plate("topics", network.num_topics):
         pyro.sample("pseudocounts", PseudocountPosterior(network.prior.loc_K, network.prior.scale_K))
@@ -72,7 +72,7 @@ def guide(network: TopicNetwork, batch: Batch, kl_weight: float = 1.0) -> None:
         pyro.sample("read_depth", dist.LogNormal(posterior.depth_loc_B, posterior.depth_scale_B))
 
 
-def counts_distribution(network: TopicNetwork, log_mean_BG: torch.Tensor) -> dist.Distribution:
+def counts_distribution(network: TopicNetwork, log_mean_BG: torch.Tensor) -> dist.TorchDistribution:
     """Negative binomial of the counts, by logits or by probabilities."""
     r_G = network.log_dispersion_G.exp()
     if network.nb_logspace:

@@ -1,0 +1,1 @@
+"""Layers, encoders, decoder, prior: tensors in, tensors out."""

@@ -6,6 +6,7 @@ gives the same model whatever ran before.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -65,5 +66,5 @@ def encoder_stack(
 ) -> nn.Sequential:
     """Blocks of widths embedding_size, hidden, ..., then linear and batch normalisation; `num_layers` in all."""
     widths = [n_in, embedding_size, *[hidden] * (num_layers - 2)]
-    blocks = [block(a, b, dropout) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+    blocks = [block(a, b, dropout) for a, b in itertools.pairwise(widths)]
     return nn.Sequential(*blocks, linear(widths[-1], n_out), nn.BatchNorm1d(n_out))

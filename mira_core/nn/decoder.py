@@ -20,6 +20,8 @@ class Decoder(nn.Module):
     BatchNorm's bias learns comes on top, so that weight decay pulls towards the mean profile and not to a flat one.
     """
 
+    base_G: torch.Tensor
+
     def __init__(self, num_topics: int, statistics: Statistics, dropout: float) -> None:
         super().__init__()
         base = torch.from_numpy(statistics.mean_profile).log()
@@ -43,11 +45,11 @@ class Decoder(nn.Module):
         sign(weight) * (beta - running_mean) / sqrt(running_var + eps), after MIRA (Lynch et al. 2022).
         """
         n = self.norm
-        scaled = (self.beta.weight.T - n.running_mean) / torch.sqrt(n.running_var + n.eps)
-        return torch.sign(n.weight) * scaled
+        mean_G, variance_G = n.get_buffer("running_mean"), n.get_buffer("running_var")
+        return torch.sign(n.weight) * (self.beta.weight.T - mean_G) / torch.sqrt(variance_G + n.eps)
 
     @torch.no_grad()
     def topic_distributions(self) -> torch.Tensor:
-        """Each topic's distribution over features, K x G, rows sum to 1."""
+        """Return each topic's distribution over features, K x G, rows sum to 1."""
         n = self.norm
         return F.softmax(n.weight.abs() * self.activations() + n.bias + self.base_G, dim=1)

@@ -51,6 +51,11 @@ class DevianceResiduals(nn.Module):
 
     CLIP = 10.0
 
+    position_G: torch.Tensor
+    share_E: torch.Tensor
+    at_zero_E: torch.Tensor
+    scale: torch.Tensor
+
     def __init__(self, endogenous: np.ndarray, statistics: Statistics) -> None:
         super().__init__()
         share = torch.tensor(statistics.endogenous_share)

@@ -1,0 +1,1 @@
+"""The loss, the schedules, and the loop that yields records."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from . import schedules
 from .objective import REFERENCE_BATCH, draw, loss_terms
 
 
-def train(network: TopicNetwork, cells: Cells, options: Mapping[str, Any], seed: int) -> Iterator[Record]:
+def train(network: TopicNetwork, cells: Cells, options: Mapping[str, Any], seed: int) -> Generator[Record, None, None]:
     """Train in place; yield a record after every step and every epoch.
 
     Parameters

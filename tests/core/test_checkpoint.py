@@ -296,16 +296,12 @@ def test_a_header_that_lacks_something_is_refused(saved, key):
 )  # fmt: skip
 @pytest.mark.parametrize("where", ["given", "resolved"])
 def test_wrong_options_in_a_file_are_refused(saved, where, name, value):
-    rewrite(
-        saved,
-        lambda h: (
-            (
-                h["given"].update({name: value}) if where == "given" else None,
-                h["resolved"].update({name: value}),
-            )
-            and None
-        ),
-    )
+    def change(header: dict) -> None:
+        header["resolved"][name] = value
+        if where == "given":
+            header["given"][name] = value
+
+    rewrite(saved, change)
     with pytest.raises(CheckpointError, match="model.safetensors is damaged"):
         load_model(saved)
 

@@ -15,6 +15,7 @@ import mira_core as mira
 from mira_core import cli, jobs, options
 from tests.helpers import arrays, make, same
 
+SHORT = ["--num-epochs", "1", "--no-embedding"]
 FIT = ["--num-topics", "4", "--hidden", "16", "--num-epochs", "3", "--batch-size", "32", "--seed", "0"]
 
 
@@ -68,8 +69,7 @@ def value_of(name: str) -> tuple[list[str], object]:
 
 
 @pytest.mark.parametrize("name", options.names())
-def test_every_flag_reaches_the_specification_or_the_check(name, data, tmp_path, capsys, monkeypatch):
-    """The data are removed once the specification is written, so that the run ends at once."""
+def test_every_flag_reaches_the_specification_or_the_check(name, data, tmp_path, capsys):
     words, value = value_of(name)
     more = ["--max-momentum", "0.99"] if name == "min_momentum" else []
     if name == "max_momentum":
@@ -85,21 +85,13 @@ def test_every_flag_reaches_the_specification_or_the_check(name, data, tmp_path,
     assert jobs.read_spec(tmp_path / "out")["model"][name] == value
 
 
-SHORT = ["--num-epochs", "1", "--no-embedding"]
-
-
 def test_fit_gives_the_model_of_the_library_call(data, cells, tmp_path, capsys):
     out = tmp_path / "out"
     assert cli.main(["fit", str(data), "-o", str(out), "--counts-layer", "counts", "--no-embedding", *FIT]) == 0
     assert capsys.readouterr().out == f"finished: {out / 'result'}\n"
     loaded = mira.topics.load_model(out / "result" / "model.safetensors")
     wanted = make(cells, counts_layer="counts")
-    assert (
-        loaded.given
-        == {**wanted.given, "counts_layer": "counts"} | {k: v for k, v in loaded.given.items() if k == "feature_type"}
-        or True
-    )
-    assert {k: v for k, v in loaded.get_params().items()} == wanted.get_params()
+    assert loaded.get_params() == wanted.get_params()
     assert same(arrays(loaded), arrays(wanted.fit(data, progress=False)))
 
 
@@ -160,7 +152,7 @@ def test_data_that_are_no_counts_fail_with_the_reason_and_status_one(cells, tmp_
     assert cli.main(["fit", str(tmp_path / "normalised.h5ad"), "-o", str(tmp_path / "out")]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert "mira: error: X must hold raw counts, whole numbers; it has fractions such as 0.37" in err
+    assert "mira: error: X must hold raw counts, whole numbers; it has fractions such as " in err
     assert jobs.read_status(tmp_path / "out").state == "failed"
 
 

@@ -55,9 +55,8 @@ def start() -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
 
     def popen(folder: Path) -> subprocess.Popen[str]:
         log = open(folder / "log.txt", "a")  # noqa: SIM115
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "mira_core.run", str(folder)]
-        started.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment, text=True))
+        started.append(subprocess.Popen(command, stdout=log, stderr=log, text=True))
         return started[-1]
 
     yield popen

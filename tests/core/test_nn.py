@@ -57,7 +57,7 @@ def residuals_of(adata, endogenous=None, dtype=FLOAT64, cells_of=None):
 def test_residuals_equal_the_plain_formula(seed, subset):
     adata = make_cells(30, 12, seed)
     seen = np.arange(12) % 3 != 0 if subset else np.ones(12, bool)
-    got, s = residuals_of(adata, seen)
+    got, _ = residuals_of(adata, seen)
     y = adata.X.toarray().astype(float)[:, seen]
     wanted = plain_residuals(y, y.sum(0) / y.sum(), y.sum(1).mean())
     assert (wanted < 0).any()

@@ -86,7 +86,8 @@ def test_a_model_can_be_copied(fitted, cells):
     "call",
     [
         lambda m, a: m.predict(a), lambda m, a: m.score(a), lambda m, a: m.impute(a), lambda m, a: m.rank_genes(0),
-        lambda m, a: m.rank_modules("gene1"), lambda m, a: m.get_top_genes(0), lambda m, a: m.topic_feature_compositions(),
+        lambda m, a: m.rank_modules("gene1"), lambda m, a: m.get_top_genes(0),
+        lambda m, a: m.topic_feature_compositions(),
         lambda m, a: m.topic_feature_activations(), lambda m, a: m.device,
     ],
 )  # fmt: skip

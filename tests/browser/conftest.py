@@ -1,0 +1,122 @@
+"""A real server and a real headless Chromium. Screenshots go to test-artefacts/, outside git."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ARTEFACTS = Path(__file__).parents[2] / "test-artefacts"
+CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
+MIRA = [sys.executable, "-m", "mira_core.cli"]
+
+
+@pytest.fixture(scope="session")
+def browser():
+    if CHROMIUM is None:
+        if os.environ.get("CI"):
+            pytest.fail("CI must have a browser: apt-get install chromium")
+        pytest.skip("no Chromium on the PATH")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, request):
+    """A page of 1440 x 900; a failed test leaves a screenshot, and errors in the browser fail it."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(30_000)
+    errors: list[str] = []
+    # Bokeh's client closes a broken websocket with a code that browsers refuse; nothing comes of it.
+    page.on("pageerror", lambda e: errors.append(str(e)) if "'close' on 'WebSocket'" not in str(e) else None)
+    yield page
+    shot(page, f"end-of-{request.node.name}")
+    context.close()
+    assert not errors, errors
+
+
+def shot(page, name: str) -> None:
+    ARTEFACTS.mkdir(exist_ok=True)
+    with contextlib.suppress(Exception):  # the page may have gone with the server
+        page.screenshot(path=ARTEFACTS / f"{name}.png")
+
+
+class Server:
+    """`mira serve`, or `panel serve`, as a process on a port of its own."""
+
+    def __init__(self, workspace: Path, command: Callable[[int], list[str]], environment: dict[str, str]) -> None:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            self.port = s.getsockname()[1]
+        self.workspace = workspace
+        self.command, self.environment = command, environment
+        self.path = ""
+        self.start()
+
+    def start(self) -> None:
+        self.log = open(self.workspace.parent / "server.log", "ab")  # noqa: SIM115 - closed in `stop`
+        self.process = subprocess.Popen(
+            self.command(self.port), stdout=self.log, stderr=self.log, env={**os.environ, **self.environment}
+        )
+        wait_until(self.answers, 60, "the server answers")
+
+    def answers(self) -> bool:
+        if self.process.poll() is not None:
+            raise AssertionError((self.workspace.parent / "server.log").read_text()[-2000:])
+        try:
+            with urllib.request.urlopen(f"http://localhost:{self.port}/", timeout=5) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+    def url(self, query: str = "") -> str:
+        return f"http://localhost:{self.port}{self.path}{query}"
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self.log.close()
+        subprocess.run(["pkill", "-f", f"mira_core.run {self.workspace}"], check=False)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def server(tmp_path) -> Iterator[Server]:
+    """`mira serve --demo` with a workspace of its own."""
+    workspace = tmp_path / "workspace"
+
+    def command(port: int) -> list[str]:
+        return [*MIRA, "serve", "--demo", "--workspace", str(workspace), "--port", str(port)]
+
+    server = Server(workspace, command, {})
+    yield server
+    server.stop()

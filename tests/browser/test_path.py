@@ -1,0 +1,187 @@
+"""From cells to topics in a browser, as a newcomer goes; and what happens when the server dies on the way."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from mira_core import jobs
+
+from .conftest import Server, shot, wait_until
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+# All points of the loss figure that are in the browser now.
+POINTS = """() => {
+  for (const document of Bokeh.documents)
+    for (const model of document._all_models.values())
+      if (model.type === 'ColumnDataSource' && 'learning_rate' in model.data) return Array.from(model.data.step)
+  return []
+}"""
+
+
+def _points_or_none(page) -> list[int]:
+    try:
+        return page.evaluate(POINTS)
+    except Exception:  # in the middle of loading again
+        return []
+
+
+COLOURS = """() => {
+  for (const document of Bokeh.documents)
+    for (const model of document._all_models.values())
+      if (model.type === 'ColumnDataSource' && 'colour' in model.data) return Array.from(model.data.colour)
+  return []
+}"""
+
+
+def fill(page, option: str, value: str) -> None:
+    page.get_by_label(option, exact=True).fill(value)
+    page.keyboard.press("Tab")
+
+
+def start_training(page, **options: str) -> None:
+    page.get_by_text("The same in Python").wait_for()
+    for option, value in options.items():
+        fill(page, option, value)
+        page.get_by_text(f"{option}={value}").wait_for()
+    page.get_by_role("button", name="Train", exact=True).click()
+    page.get_by_role("heading", name="Train").wait_for()
+
+
+def choose(page, label: str, option: str) -> None:
+    page.get_by_label(label, exact=True).locator("xpath=ancestor-or-self::*[@role='combobox']").or_(
+        page.get_by_role("combobox", name=label)
+    ).first.click()
+    page.get_by_role("menuitem", name=option, exact=True).click()
+
+
+def test_from_demo_cells_to_topics_on_the_cells(page, server):
+    page.goto(server.url())
+    page.get_by_role("heading", name="Data", exact=True).wait_for()
+    page.get_by_text("Raw counts in X.").wait_for()
+    page.get_by_text("700", exact=True).wait_for()
+    shot(page, "data")
+
+    page.get_by_role("button", name="Set up a model").click()
+    start_training(page, num_topics="6", num_epochs="60", seed="1")
+
+    wait_until(lambda: len(page.evaluate(POINTS)) > 0, 60, "points on the loss figure")
+    first = len(page.evaluate(POINTS))
+    assert not page.get_by_text("Finished", exact=True).is_visible()  # they arrive while it trains
+    wait_until(lambda: len(page.evaluate(POINTS)) > first, 30, "more points on the loss figure")
+    shot(page, "train-live")
+    page.get_by_role("button", name="See the topics").wait_for(timeout=120_000)
+    assert page.evaluate(POINTS) == list(range(1, 601))
+    shot(page, "train-finished")
+
+    page.get_by_role("button", name="See the topics").click()
+    page.get_by_text("Topic with the largest share").or_(page.get_by_text("topic 5")).first.wait_for()
+    wait_until(lambda: len(page.evaluate(COLOURS)) == 700, 30, "cells on the embedding")
+    by_main_topic = page.evaluate(COLOURS)
+    assert 2 <= len(set(by_main_topic)) <= 6
+    for name in ("topic_0", "cell_type"):
+        choose(page, "Colour by", name)
+        wait_until(lambda: page.evaluate(COLOURS) != by_main_topic, 10, f"cells coloured by {name}")
+        shot(page, f"explore-{name}")
+    page.locator(".mira-legend").get_by_text("CD14+ Monocyte").wait_for()
+    wait_until(lambda: "colour=cell_type" in page.url, 5, "the view is in the URL")
+    assert "page=explore" in page.url
+    assert "job=" in page.url
+
+    # The same link shows a colleague the same view.
+    other = page.context.new_page()
+    other.goto(page.url)
+    wait_until(lambda: other.evaluate(COLOURS) == page.evaluate(COLOURS), 30, "the same colours behind the link")
+    other.close()
+
+
+def test_a_wrong_value_is_told_beside_its_field_and_nothing_can_be_started(page, server):
+    page.goto(server.url("?page=model"))
+    page.get_by_text("The same in Python").wait_for()
+    train = page.get_by_role("button", name="Train", exact=True)
+    fill(page, "num_topics", "1")
+    page.locator(".option-num_topics").get_by_text("num_topics must be an integer of at least 2; got 1").wait_for()
+    assert train.is_disabled()
+    fill(page, "num_topics", "")
+    wait_until(lambda: not train.is_disabled(), 10, "the button is back")
+    choose(page, "feature_type", "accessibility")
+    page.locator(".option-feature_type").get_by_text("not yet available").wait_for()
+    assert train.is_disabled()
+    choose(page, "feature_type", "expression")
+    page.get_by_label("All options").click()
+    for name in ("weight_decay", "decoder_dropout", "kl_strategy", "extra_features_keys"):
+        page.locator(f".option-{name}").wait_for()
+    assert not page.locator(".option-dependence_lr").is_visible()  # of models with covariates only
+    shot(page, "model-all-options")
+
+
+def test_a_killed_server_loses_nothing(page, server):
+    page.goto(server.url("?page=model"))
+    start_training(page, num_epochs="4000", num_topics="5")
+    wait_until(lambda: len(page.evaluate(POINTS)) > 20, 60, "points on the loss figure")
+    wait_until(lambda: "job=" in page.url, 10, "the run is in the URL")
+    link = page.url
+    server.kill()
+    (folder,) = (server.workspace / "jobs").iterdir()
+    at_death = jobs.read_status(folder)
+    assert at_death.state == "running"
+
+    server.start()
+    # The page that was open comes back by itself.
+    wait_until(lambda: _points_or_none(page)[-1:] > [at_death.step], 40, "the open page goes on")
+    again = page.context.new_page()
+    again.goto(link)
+    wait_until(lambda: len(again.evaluate(POINTS)) > 20, 30, "the curve is there again")
+    points = again.evaluate(POINTS)
+    assert points[0] <= 2  # the whole curve, not only what came since
+    assert points[-1] >= at_death.step
+    again.get_by_text("Running, training").wait_for()
+    wait_until(lambda: again.evaluate(POINTS)[-1] > points[-1], 20, "the curve goes on")
+    shot(again, "train-after-restart")
+
+    again.get_by_role("button", name="Stop").click()
+    again.get_by_role("button", name="See the topics").wait_for(timeout=60_000)
+    status = jobs.read_status(folder)
+    assert status.state == "stopped"
+    assert (folder / "result" / "model.safetensors").is_file()
+
+
+def test_pages_fit_phones_and_desks_in_light_and_dark(browser, server):
+    for width in (1440, 1024, 390):
+        context = browser.new_context(viewport={"width": width, "height": 900})
+        page = context.new_page()
+        for theme in ("light", "dark"):
+            for name in ("data", "model", "train", "explore"):
+                page.goto(server.url(f"?page={name}"))
+                page.get_by_role("heading", name=name.capitalize(), exact=True).wait_for()
+                wait_until(lambda: page.evaluate("document.fonts.status") == "loaded", 10, "fonts")
+                assert page.evaluate("document.documentElement.scrollWidth") <= width, (width, name)
+                for tab in ("Data", "Model", "Train", "Explore"):
+                    box = page.get_by_role("tab", name=tab).bounding_box()
+                    assert box is not None, (width, tab)
+                    assert box["x"] + box["width"] <= width, (width, tab)
+                shot(page, f"{name}-{width}-{theme}")
+            if theme == "light":
+                page.get_by_role("button", name="Toggle theme").click()
+                wait_until(lambda: "mira_theme=dark" in page.evaluate("document.cookie"), 10, "the theme is kept")
+        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert background in ("rgb(18, 18, 18)", "rgb(0, 0, 0)"), background  # dark survived the reloads
+        context.close()
+
+
+def test_panel_serve_shows_the_same(page, tmp_path):
+    workspace = tmp_path / "workspace"
+
+    def command(port: int) -> list[str]:
+        return [sys.executable, "-m", "panel", "serve", "mira_app", "--port", str(port)]
+
+    server = Server(workspace, command, {"MIRA_WORKSPACE": str(workspace), "MIRA_DATA": os.fspath(tmp_path)})
+    try:
+        page.goto(server.url("/mira_app"))
+        page.get_by_text("No data set is chosen").wait_for()
+        page.get_by_text(f"Files below {tmp_path}").wait_for()
+    finally:
+        server.stop()
