@@ -202,10 +202,8 @@ def claim(folder: Path) -> None:
     Raises
     ------
     JobError
-        If there is no job, another living process has it, or it has ended before.
+        If another living process has it, or it has ended before.
     """
-    if not (folder / "job.json").is_file():
-        raise JobError(f"{folder} is not a job: it has no job.json")
     status = read_status(folder)
     if status.state in ("finished", "stopped", "failed"):
         raise JobError(f"the job in {folder} has {status.state} before; start a new one in another folder")

@@ -24,7 +24,7 @@ import numpy as np
 from . import jobs
 from .data import anndata_io, loaders
 from .data.demo import load_demo
-from .errors import MiraError
+from .errors import JobError, MiraError
 from .estimators.topic_model import TopicModel
 from .files import write_json
 from .records import EpochRecord, Record
@@ -97,6 +97,8 @@ def run_job(folder: Path, listen: Callable[[Record], None] | None = None) -> job
     JobError
         If the folder is no job, or the job is running or has ended.
     """
+    if not (folder / "job.json").is_file():
+        raise JobError(f"{folder} is not a job: it has no job.json")
     jobs.claim(folder)
     asked = threading.Event()
     with _Reporter(folder) as report, _signals(asked):

@@ -149,27 +149,27 @@ def test_a_killed_server_loses_nothing(page, server):
     assert (folder / "result" / "model.safetensors").is_file()
 
 
-def test_pages_fit_phones_and_desks_in_light_and_dark(browser, server):
-    for width in (1440, 1024, 390):
-        context = browser.new_context(viewport={"width": width, "height": 900})
-        page = context.new_page()
-        for theme in ("light", "dark"):
-            for name in ("data", "model", "train", "explore"):
-                page.goto(server.url(f"?page={name}"))
-                page.get_by_role("heading", name=name.capitalize(), exact=True).wait_for()
-                wait_until(lambda: page.evaluate("document.fonts.status") == "loaded", 10, "fonts")
-                assert page.evaluate("document.documentElement.scrollWidth") <= width, (width, name)
-                for tab in ("Data", "Model", "Train", "Explore"):
-                    box = page.get_by_role("tab", name=tab).bounding_box()
-                    assert box is not None, (width, tab)
-                    assert box["x"] + box["width"] <= width, (width, tab)
-                shot(page, f"{name}-{width}-{theme}")
-            if theme == "light":
-                page.get_by_role("button", name="Toggle theme").click()
-                wait_until(lambda: "mira_theme=dark" in page.evaluate("document.cookie"), 10, "the theme is kept")
-        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert background in ("rgb(18, 18, 18)", "rgb(0, 0, 0)"), background  # dark survived the reloads
-        context.close()
+@pytest.mark.parametrize("width", [1440, 1024, 390])
+def test_pages_fit_desks_and_phones_in_light_and_dark(browser, server, width):
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    page = context.new_page()
+    for theme in ("light", "dark"):
+        for name in ("data", "model", "train", "explore"):
+            page.goto(server.url(f"?page={name}"))
+            page.get_by_role("heading", name=name.capitalize(), exact=True).wait_for()
+            wait_until(lambda: page.evaluate("document.fonts.status") == "loaded", 10, "fonts")
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+            for tab in ("Data", "Model", "Train", "Explore"):
+                box = page.get_by_role("tab", name=tab).bounding_box()
+                assert box is not None, tab
+                assert box["x"] + box["width"] <= width, tab
+            shot(page, f"{name}-{width}-{theme}")
+        if theme == "light":
+            page.get_by_role("button", name="Toggle theme").click()
+            wait_until(lambda: "mira_theme=dark" in page.evaluate("document.cookie"), 10, "the theme is kept")
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background in ("rgb(18, 18, 18)", "rgb(0, 0, 0)"), background  # dark survived the reloads
+    context.close()
 
 
 def test_panel_serve_shows_the_same(page, tmp_path):
