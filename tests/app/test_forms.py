@@ -1,0 +1,120 @@
+"""The form says what `make_model` would say, and what it makes is the model that was asked for."""
+
+from __future__ import annotations
+
+import pytest
+
+from mira_app.forms import ModelForm
+from mira_core import options
+from mira_core.data.describe import describe
+from mira_core.data.simulate import simulate_expression
+from mira_core.recommend import resolve
+
+NEW = {
+    "highly_variable_key": "highly_variable", "exogenous_key": "highly_variable", "endogenous_key": "highly_variable",
+    "counts_layer": "counts", "extra_features_keys": ["score"], "num_topics": 7, "cost_beta": 1.7,
+    "initial_pseudocounts": 60, "hidden": 33, "num_layers": 4, "embedding_size": 21, "encoder_dropout": 0.03,
+    "decoder_dropout": 0.07, "nb_parameterize_logspace": False, "num_epochs": 3, "batch_size": 50,
+    "min_learning_rate": 2e-3, "max_learning_rate": 0.07, "kl_strategy": "monotonic", "weight_decay": 0.002,
+    "min_momentum": 0.8, "max_momentum": 0.9, "seed": 5, "use_cuda": False,
+}  # fmt: skip
+
+
+@pytest.fixture
+def adata():
+    adata = simulate_expression(200, 40, 3, seed=2)
+    adata.obs["score"] = range(200)
+    adata.layers["counts"] = adata.X.copy()
+    return adata
+
+
+@pytest.fixture
+def form(adata):
+    return ModelForm(describe(adata))
+
+
+def enter(form: ModelForm, name: str, value: object) -> None:
+    """Do to the widget what a browser does."""
+    widget = form.fields[name].widget
+    widget.value = str(value) if hasattr(widget, "max_length") else value
+
+
+def test_an_untouched_form_gives_the_recommended_model(form, adata):
+    assert form.given == {"feature_type": "expression"}
+    assert form.problem == ""
+    shown = {n for n, f in form.fields.items() if f.view.visible}
+    assert {"num_topics", "counts_layer", "seed"} <= shown
+    assert not shown & {n for n in options.names() if not options.applies(n, form.given)}
+    assert form.fields["num_topics"].widget.placeholder == str(resolve(200, 40, {})["num_topics"].value)
+
+
+@pytest.mark.parametrize("name", sorted(NEW))
+def test_every_option_that_applies_reaches_the_model(form, name):
+    enter(form, name, NEW[name])
+    assert form.problem == ""
+    assert form.given == {"feature_type": "expression", name: NEW[name]}
+
+
+def test_every_option_is_tried_above():
+    apply = {n for n in options.names() if options.applies(n, {"feature_type": "expression"})}
+    assert apply - set(NEW) == {"feature_type", *options.COVARIATE_OPTIONS}
+
+
+def test_the_python_shown_makes_the_same_model(form, adata, tmp_path):
+    for name, value in NEW.items():
+        enter(form, name, value)
+    path = tmp_path / "with 'quotes'.h5ad"
+    adata.write_h5ad(path)
+    scope: dict = {}
+    exec(form.python(str(path)), scope)
+    assert scope["model"].given == {"feature_type": "expression", **NEW}
+    assert "X_topic_compositions" in scope["adata"].obsm
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("num_topics", "1", "num_topics must be an integer of at least 2; got 1"),
+        ("num_topics", "many", "num_topics must be an integer of at least 2; got 'many'"),
+        ("num_topics", "2.5", "got 2.5"),
+        ("decoder_dropout", "1", "decoder_dropout must be a number from 0.0 to 1.0"),
+        ("min_learning_rate", "0.5", "min_learning_rate must not exceed max_learning_rate"),
+        ("seed", "-1", "seed must be"),
+        ("cost_beta", "nan", "cost_beta must be a number above 0"),
+    ],
+)
+def test_a_wrong_value_is_told_beside_its_field(form, name, text, message):
+    enter(form, name, text)
+    field = form.fields[name]
+    assert message in form.problem
+    assert field.widget.error_state
+    assert field.view.visible  # also where only basic options are shown
+    assert message.split(";")[0] in field.hint.object.replace("&#x27;", "'").replace("&quot;", '"')
+    enter(form, name, "")
+    assert form.problem == ""
+    assert not field.widget.error_state
+
+
+def test_models_of_later_versions_are_told_by_name(form):
+    enter(form, "categorical_covariates", ["batch"])
+    assert "categorical_covariates is not yet available" in form.problem
+    assert form.fields["dependence_beta"].view.visible  # its options show
+    enter(form, "categorical_covariates", [])
+    enter(form, "feature_type", "accessibility")
+    assert "feature_type='accessibility' is not yet available" in form.problem
+    assert form.fields["atac_encoder"].view.visible
+    assert not form.fields["nb_parameterize_logspace"].view.visible
+
+
+def test_the_layer_with_counts_is_chosen_where_x_has_none(adata):
+    adata.X = adata.X / 3
+    form = ModelForm(describe(adata))
+    assert form.given["counts_layer"] == "counts"
+    assert any("no raw counts" in label for label in form.fields["counts_layer"].widget.options)
+
+
+def test_names_from_data_are_never_markup(adata):
+    adata.obs["<img src=x onerror=alert(1)>"] = 1.0
+    form = ModelForm(describe(adata))
+    enter(form, "num_topics", "<b>x</b>")
+    assert "<b>x" not in form.fields["num_topics"].hint.object
