@@ -336,14 +336,3 @@ def test_options_reach_the_network(cells):
     assert model.network.decoder.dropout.p == 0.15
     assert model.network.prior.rate == pytest.approx(2 * 6 / 30)
     assert read_cells(cells, endogenous_key="seen").endogenous.sum() == 50
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_model_trained_on_a_gpu_predicts_alike_on_the_cpu(cells, tmp_path):
-    model = make(cells).fit(cells, progress=False)
-    assert model.device.type == "cuda"
-    model.save(tmp_path / "m.safetensors")
-    loaded = mira.topics.load_model(tmp_path / "m.safetensors")
-    a, b = (m.predict(cells.copy()).obsm["X_topic_compositions"] for m in (model, loaded))
-    np.testing.assert_allclose(a, b, atol=1e-4)
