@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import functools
 from typing import Any
 
 import pandas as pd
@@ -11,7 +9,6 @@ import panel as pn
 import panel_material_ui as pmui
 
 from mira_core.data.describe import Column, Description
-from mira_core.errors import MiraError
 
 from ..session import Session
 from ..styles import HALVES
@@ -81,16 +78,9 @@ class DataPage:
                 parts.empty("No data set is chosen", "Choose one above; the demos are real and small.")
             ]
             return
-        self.below.objects = [pmui.LinearProgress(variant="indeterminate", sizing_mode="stretch_width")]
-        pn.state.execute(functools.partial(self._describe, key), schedule=True)
+        parts.load(self.below, lambda: self.workspace.describe(key), lambda described: self._show(key, described))
 
-    async def _describe(self, key: str) -> None:
-        try:
-            # In a thread: a large file must not hold up other sessions.
-            described = await asyncio.to_thread(self.workspace.describe, key)
-        except MiraError as problem:
-            self.below.objects = [parts.problem(str(problem))]
-            return
+    def _show(self, key: str, described: Description) -> None:
         if key == self.session.data:
             self.below.objects = self._shown(described)
 

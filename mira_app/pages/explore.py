@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import functools
 from typing import Any
 
 import anndata as ad
@@ -11,8 +9,6 @@ import numpy as np
 import pandas as pd
 import panel as pn
 import panel_material_ui as pmui
-
-from mira_core.errors import MiraError
 
 from ..figures.embedding import Embedding
 from ..session import Session
@@ -74,8 +70,7 @@ class ExplorePage:
             return
         if key != self._shown:
             self._shown = key
-            self.below.objects = [pmui.LinearProgress(variant="indeterminate", sizing_mode="stretch_width")]
-            pn.state.execute(functools.partial(self._show, key), schedule=True)
+            parts.load(self.below, lambda: self.workspace.cells(key), lambda cells: self._show(key, cells))
         elif self.session.colour and self.session.colour in self.colour.options:
             self.colour.value = self.session.colour
 
@@ -83,12 +78,7 @@ class ExplorePage:
         if event.new and event.new != self.session.job:
             self.session.job = event.new
 
-    async def _show(self, key: str) -> None:
-        try:
-            cells = await asyncio.to_thread(self.workspace.cells, key)
-        except MiraError as problem:
-            self.below.objects = [parts.problem(str(problem))]
-            return
+    def _show(self, key: str, cells: ad.AnnData) -> None:
         if key != self._shown:
             return
         self.cells = cells

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import functools
 from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
 
+from mira_core.data.describe import Description
 from mira_core.errors import MiraError
 
 from ..forms import ModelForm
@@ -54,14 +53,9 @@ class ModelPage:
             ]
             return
         if key != self._made_for:
-            pn.state.execute(functools.partial(self._make, key), schedule=True)
+            parts.load(self.below, lambda: self.workspace.describe(key), lambda described: self._make(key, described))
 
-    async def _make(self, key: str) -> None:
-        try:
-            described = await asyncio.to_thread(self.workspace.describe, key)
-        except MiraError as problem:
-            self.below.objects = [parts.problem(str(problem))]
-            return
+    def _make(self, key: str, described: Description) -> None:
         if key != self.session.data:
             return
         self._made_for = key

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
-from typing import Any
+import logging
+import traceback
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import pandas as pd
 import panel as pn
 import panel_material_ui as pmui
 
+from mira_core.errors import MiraError
+
 from ..styles import HTML
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 def markup(kind: str, text: str = "", **params: Any) -> pn.pane.HTML:
@@ -74,6 +83,30 @@ def table(heading: str, frame: pd.DataFrame) -> pn.viewable.Viewable:
 def legend(entries: list[tuple[str, str]]) -> str:
     """Return the HTML of a legend of categories."""
     return "".join(f'<span><i style="background:{colour}"></i>{html.escape(label)}</span>' for label, colour in entries)
+
+
+def load(below: Any, fetch: Callable[[], T], show: Callable[[T], None]) -> None:
+    """Fetch something in a thread, so that a slow disk holds up no other session, then show it in this one's turn.
+
+    Parameters
+    ----------
+    below
+        Box that shows progress meanwhile, and what went wrong.
+    fetch, show
+        What to get, and what to do with it.
+    """
+    below.objects = [pmui.LinearProgress(variant="indeterminate", sizing_mode="stretch_width")]
+
+    async def go() -> None:
+        try:
+            show(await asyncio.to_thread(fetch))
+        except MiraError as wrong:
+            below.objects = [problem(str(wrong))]
+        except Exception as wrong:
+            logger.exception("a page could not be shown")
+            below.objects = [problem(f"this could not be shown: {wrong}", traceback.format_exc())]
+
+    pn.state.execute(go, schedule=True)
 
 
 def card(*objects: Any, heading: str = "", **params: Any) -> pn.viewable.Viewable:
