@@ -101,7 +101,7 @@ class Field:
         raw = self.widget.value
         if isinstance(self.widget, pmui.TextInput):
             text = (raw or "").strip()
-            return None if text == EMPTY else options.validate(self.name, _number(text))
+            return None if text == EMPTY else options.validate(self.name, _number(text, self.declared))
         if isinstance(self.declared, options.ColumnNames):
             return raw or None
         return None if raw in (EMPTY, self.declared.default) else raw
@@ -132,8 +132,8 @@ class Field:
         if isinstance(self.widget, pmui.TextInput):
             unset = option.recommended if option.recommended is not None else option.documented
             self.widget.placeholder = f"{_show(unset)}"
-        said = [f"documented {_show(option.documented)}"]
-        if option.recommended is not None:
+        said = [f"default {_show(option.documented)}"]
+        if option.recommended not in (None, option.documented):
             said.insert(0, f"recommended {_show(option.recommended)}")
         if option.source == "yours":
             said.insert(0, "<b>yours</b>")
@@ -160,7 +160,7 @@ class ModelForm(param.Parameterized):
         super().__init__(**params)
         self.described = described
         data = _choices(described)
-        self.fields = {n: Field(n, self._read, data.get(n)) for n in options.names()}
+        self.fields = {n: Field(n, self.read, data.get(n)) for n in options.names()}
         layer = described.counts_layer()
         if layer is not None and layer.name is not None:
             self.fields["counts_layer"].set(layer.name)
@@ -170,10 +170,11 @@ class ModelForm(param.Parameterized):
             grid = pn.Column(*(f.view for f in members), stylesheets=[GRID], sizing_mode="stretch_width")
             title = group if group.isupper() else group.capitalize()
             box.objects = [pmui.Typography(title, variant="subtitle2", margin=(12, 10, 0, 10)), grid]
-        self._read()
+        self.read()
 
     @param.depends("advanced", watch=True)
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Take what the fields say; tell beside each what is wrong."""
         given: dict[str, Any] = {}
         problems: dict[str, str] = {}
         for name, field in self.fields.items():
@@ -182,6 +183,9 @@ class ModelForm(param.Parameterized):
                     given[name] = value
             except MiraError as problem:
                 problems[name] = str(problem)
+        layer = next((x for x in self.described.layers if x.name == given.get("counts_layer")), None)
+        if layer is None or layer.problem:
+            problems.setdefault("counts_layer", layer.problem if layer else "the data has no X; choose a layer")
         given = {n: v for n, v in given.items() if options.applies(n, given)}
         given["feature_type"] = given.get("feature_type", options.default("feature_type"))
         whole = next(iter(problems.values()), "")
@@ -239,13 +243,13 @@ def _choices(described: Description) -> dict[str, dict[str, Any]]:
     }
 
 
-def _number(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+def _number(text: str, declared: param.Parameter) -> Any:
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    whole = isinstance(declared, param.Integer) and value.is_integer()
+    return int(text) if text.lstrip("+-").isdigit() else int(value) if whole else value
 
 
 def _show(value: Any) -> str:

@@ -84,6 +84,9 @@ def app() -> pmui.Page:
     pn.config.reconnect = True
     if pn.state.curdoc is not None:
         pn.state.curdoc.js_on_event("client_reconnected", CustomJS(code="window.location.reload()"))
+        # Back and forward change the URL alone; what it says has to be loaded.
+        back = "window.addEventListener('popstate', () => window.location.reload())"
+        pn.state.curdoc.js_on_event("document_ready", CustomJS(code=back))
     workspace, hub = shared()
     session = Session(data="demo:pbmc700" if workspace.settings.demo else "")
     if pn.state.location is not None:

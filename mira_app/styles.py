@@ -40,6 +40,7 @@ HTML = {
               background: var(--panel-background-color, #fff); }}
         th, td {{ padding: 3px 10px; border-bottom: 1px solid {LINE}; vertical-align: top; }}
         tr:last-child td {{ border-bottom: 0; }}
+        th.number {{ text-align: right; }}
         td.number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}""",
     "legend": _BASE + """
         :host { max-height: 180px; overflow-y: auto; font-size: 12px; }

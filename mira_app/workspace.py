@@ -10,7 +10,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from mira_core.data import anndata_io, describe
 from mira_core.data.demo import DEMOS, load_demo
 from mira_core.errors import DataError, JobError, MiraError
 from mira_core.files import write_json
+from mira_core.jobs import STATES
 
 from .settings import Settings
 
@@ -182,6 +183,14 @@ class Workspace:
             except MiraError:
                 continue
         return sorted(out, key=lambda j: -j.spec["created"])
+
+    def labels(self, only: Container[str] = STATES) -> dict[str, str]:
+        """Return label -> key of the jobs in these states, the newest first."""
+        out: dict[str, str] = {}
+        for job in self.jobs():
+            if job.status.state in only:
+                out[job.label if job.label not in out else f"{job.label} · {job.key[-4:]}"] = job.key
+        return out
 
     def log(self, key: str, last: int = 20_000) -> str:
         """Return the end of a job's log."""

@@ -36,6 +36,7 @@ SILENT_AFTER = 60.0  # seconds without a heartbeat, for processes whose life can
 # For the environment of a process that trains, before it loads torch. OpenMP's threads otherwise spin while they
 # wait for each other; with as many busy processes as cores that made a step 20 times slower.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+STATES = ("waiting", "running", "silent", "finished", "stopped", "failed", "died")
 ENDED = ("finished", "stopped", "failed", "died")
 
 

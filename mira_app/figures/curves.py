@@ -113,7 +113,8 @@ class TrainingCurves:
     def expect(self, num_steps: int) -> None:
         """Let the axis span the whole training from the start, so that it does not creep."""
         if num_steps and self._steps.reset_end != num_steps:
-            self._steps.update(start=0, end=num_steps, reset_start=0, reset_end=num_steps, bounds=(0, num_steps))
+            self._steps.bounds = (0, num_steps)  # first: the browser keeps the ends within them
+            self._steps.update(start=0, end=num_steps, reset_start=0, reset_end=num_steps)
 
     def clear(self) -> None:
         """Forget all points."""

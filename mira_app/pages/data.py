@@ -38,7 +38,7 @@ class DataPage:
             sizing_mode="stretch_width",
         )
         self._list()
-        self.refresh.on_click(lambda _: self._list())
+        parts.on_click(self.refresh, self._list)
         self.choice.param.watch(self._chosen, "value")
         session.param.watch(self._follow, "data")
         self._load(session.data)
@@ -56,7 +56,7 @@ class DataPage:
         options = {"Choose …": ""}
         for s in self.workspace.sources():
             kind = "Demo: " if s.key.startswith("demo:") else ""
-            size = f" · {s.bytes / 1e6:,.1f} MB" if s.bytes is not None else ""
+            size = f" · {_size(s.bytes)}" if s.bytes is not None else ""
             options[f"{kind}{s.label}{size}"] = s.key
         if self.session.data not in options.values():
             options[self.session.data] = self.session.data
@@ -86,7 +86,7 @@ class DataPage:
 
     def _shown(self, d: Description) -> list[Any]:
         go = pmui.Button(label="Set up a model", end_icon="arrow_forward", margin=(10, 10))
-        go.on_click(lambda _: setattr(self.session, "page", "model"))
+        parts.on_click(go, lambda: setattr(self.session, "page", "model"))
         counts = d.counts_layer()
         verdict = (
             parts.good(f"Raw counts in {_layer_name(counts.name)}.")
@@ -118,6 +118,10 @@ class DataPage:
         ]
 
 
+def _size(n: int) -> str:
+    return f"{n / 1e6:,.1f} MB" if n >= 1e5 else f"{n / 1e3:,.1f} kB"
+
+
 def _layer_name(name: str | None) -> str:
     return "X" if name is None else name
 
@@ -125,5 +129,5 @@ def _layer_name(name: str | None) -> str:
 def _columns(columns: tuple[Column, ...]) -> pd.DataFrame:
     return pd.DataFrame(
         [(c.name, c.kind, c.n_unique, c.example) for c in columns],
-        columns=["name", "kind", "different", "for example"],
+        columns=["name", "kind", "distinct", "for example"],
     )

@@ -32,7 +32,8 @@ class ExplorePage:
         self.workspace, self.session = workspace, session
         self.embedding: Embedding | None = None
         self.cells: ad.AnnData | None = None
-        self._shown = ""
+        self._shown = ("", False)  # which run, and whether in place of the one asked for
+        self._instead = self._quiet = False
         self.choice = pmui.Select(label="Run", options={}, sizing_mode="stretch_width", searchable=True)
         self.colour = pmui.Select(label="Colour by", options=[], sizing_mode="stretch_width", searchable=True)
         self.below = pn.Column(sizing_mode="stretch_width", margin=0)
@@ -58,28 +59,33 @@ class ExplorePage:
     def _changed(self, *_: Any) -> None:
         if self.session.page != "explore":
             return
-        done = [j for j in self.workspace.jobs() if j.status.state in ("finished", "stopped")]
-        options = {j.label: j.key for j in done}
-        # A run that still trains has nothing to show; then the newest that has.
-        key = self.session.job if self.session.job in options.values() else next(iter(options.values()), "")
-        self.choice.param.update(options=options, value=key or None)
-        if not key:
-            self.below.objects = [
-                parts.empty("No run has topics yet", "Train a model; its topics appear here when it ends.")
-            ]
+        options = self.workspace.labels(("finished", "stopped"))
+        if not options:
+            go = pmui.Button(label="Set up a model", end_icon="arrow_forward", margin=10)
+            parts.on_click(go, lambda: setattr(self.session, "page", "model"))
+            self.below.objects = [parts.empty("No run has topics yet", "Train a model; its topics appear here."), go]
             return
-        if key != self._shown:
-            self._shown = key
+        # A run that still trains has nothing to show; then the newest that has, and the session keeps its run.
+        key = self.session.job if self.session.job in options.values() else next(iter(options.values()))
+        if not self.session.job:
+            self.session.job = key
+            return
+        self._instead = key != self.session.job
+        self._quiet = True
+        self.choice.param.update(options=options, value=key)
+        self._quiet = False
+        if (key, self._instead) != self._shown:
+            self._shown = (key, self._instead)
             parts.load(self.below, lambda: self.workspace.cells(key), lambda cells: self._show(key, cells))
         elif self.session.colour and self.session.colour in self.colour.options:
             self.colour.value = self.session.colour
 
     def _chosen(self, event: Any) -> None:
-        if event.new and event.new != self.session.job:
+        if event.new and event.new != self.session.job and not self._quiet:
             self.session.job = event.new
 
     def _show(self, key: str, cells: ad.AnnData) -> None:
-        if key != self._shown:
+        if key != self._shown[0]:
             return
         self.cells = cells
         xy = np.asarray(cells.obsm["X_umap"] if "X_umap" in cells.obsm else _two_axes(cells), float)
@@ -89,12 +95,14 @@ class ExplorePage:
         wanted = self.session.colour if self.session.colour in columns else "main topic"
         self.colour.param.update(options=columns, value=wanted)
         self._paint(wanted)
-        note = (
-            "" if "X_umap" in cells.obsm else parts.note("Stopped before the embedding: principal axes of the topics.")
-        )
+        notes = []
+        if self._instead:
+            notes.append("The run that you watch has no topics yet; this is the newest that has.")
+        if "X_umap" not in cells.obsm:
+            notes.append("This run was stopped before its embedding; the axes are the topics' principal ones.")
         self.below.objects = [
             pn.Column(
-                pn.Column(note or None, pn.pane.Bokeh(self.embedding.root, sizing_mode="stretch_width"),
+                pn.Column(*map(parts.note, notes), pn.pane.Bokeh(self.embedding.root, sizing_mode="stretch_width"),
                           self.legend, sizing_mode="stretch_width", margin=0),
                 pn.Column(parts.table("Topics", top_features(cells)), sizing_mode="stretch_width", margin=0),
                 stylesheets=[WIDE_AND_NARROW], sizing_mode="stretch_width",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import time
 from typing import Any
 
 import panel as pn
@@ -15,6 +17,8 @@ from ..session import Session
 from ..styles import WIDE_AND_NARROW
 from ..workspace import Workspace
 from . import parts
+
+ONCE = 2.0  # seconds within which a second click is taken for the same
 
 
 class ModelPage:
@@ -30,6 +34,7 @@ class ModelPage:
         self.workspace, self.session = workspace, session
         self.form: ModelForm | None = None
         self._made_for = ""
+        self._started = -ONCE
         self.below = pn.Column(sizing_mode="stretch_width", margin=0)
         self.view = pn.Column(
             parts.title("Model", "What you leave empty is recommended for the size of your data."),
@@ -37,23 +42,25 @@ class ModelPage:
             sizing_mode="stretch_width",
         )
         self.start = pmui.Button(label="Train", icon="play_arrow", sizing_mode="stretch_width", size="large")
-        self.start.on_click(self._start)
+        parts.on_click(self.start, self._start)
         self.job_name = pmui.TextInput(label="Name of the run", size="small", sizing_mode="stretch_width")
         self.message = pn.Column(sizing_mode="stretch_width", margin=0)
         session.param.watch(lambda e: self._load(e.new), "data")
         self._load(session.data)
 
     def _load(self, key: str) -> None:
+        if key == self._made_for and key:
+            return
+        self.form, self._made_for = None, ""
         if not key:
             go = pmui.Button(label="Choose data", margin=10)
-            go.on_click(lambda _: setattr(self.session, "page", "data"))
+            parts.on_click(go, lambda: setattr(self.session, "page", "data"))
             self.below.objects = [
                 parts.empty("No data set is chosen", "The form depends on its layers and columns."),
                 go,
             ]
             return
-        if key != self._made_for:
-            parts.load(self.below, lambda: self.workspace.describe(key), lambda described: self._make(key, described))
+        parts.load(self.below, lambda: self.workspace.describe(key), lambda described: self._make(key, described))
 
     def _make(self, key: str, described: Description) -> None:
         if key != self.session.data:
@@ -65,8 +72,8 @@ class ModelPage:
         form.param.watch(self._changed, ["given", "problem"])
         self.code = parts.markup("code", margin=(4, 10, 10, 10))
         every = pmui.Switch.from_param(form.param.advanced, label="All options", margin=(0, 10))
-        size = f"for {described.n_cells:,} cells × {described.n_features:,} features"
-        head = parts.markup("note", size, margin=(10, 12, 0, 12))
+        size = f"{key.removeprefix('demo:')}: {described.n_cells:,} cells × {described.n_features:,} features"
+        head = parts.markup("note", html.escape(size), margin=(10, 12, 0, 12))
         run = parts.card(self.job_name, self.start, self.message, heading="Run")
         code = parts.card(self.code, heading="The same in Python")
         self.below.objects = [
@@ -94,18 +101,20 @@ class ModelPage:
         except MiraError as problem:
             self.message.objects = [parts.problem(str(problem))]
             return
-        self.code.object = f"<pre>{_plain(self.form.python(data))}</pre>"
+        code = "# Correct the marked option first." if self.form.problem else self.form.python(data)
+        self.code.object = f"<pre>{html.escape(code)}</pre>"
 
-    def _start(self, _: Any) -> None:
+    def _start(self) -> None:
         if self.form is None:
+            return
+        # A click can be on its way while the field before it is found wrong, or come twice.
+        self.form.read()
+        if self.form.problem or time.monotonic() - self._started < ONCE:
             return
         try:
             key = self.workspace.submit(self._made_for, self.form.given, self.job_name.value.strip() or None)
         except (MiraError, OSError) as problem:
             self.message.objects = [parts.problem(str(problem))]
             return
+        self._started = time.monotonic()
         self.session.param.update(job=key, page="train")
-
-
-def _plain(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import html
 import logging
+import numbers
 import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -66,7 +68,9 @@ def figure_of(label: str, value: str) -> pn.viewable.Viewable:
 
 def table(heading: str, frame: pd.DataFrame) -> pn.viewable.Viewable:
     """Return a plain table with a heading."""
-    head = "".join(f"<th>{html.escape(str(c))}</th>" for c in frame.columns)
+    first = frame.iloc[0] if len(frame) else [""] * len(frame.columns)
+    heads = zip(frame.columns, first, strict=True)
+    head = "".join(f"<th{_aligned(value)}>{html.escape(str(column))}</th>" for column, value in heads)
     rows = "".join(
         "<tr>" + "".join(f"<td{_aligned(v)}>{html.escape(_text(v))}</td>" for v in row) + "</tr>"
         for row in frame.itertuples(index=False)
@@ -85,6 +89,19 @@ def legend(entries: list[tuple[str, str]]) -> str:
     return "".join(f'<span><i style="background:{colour}"></i>{html.escape(label)}</span>' for label, colour in entries)
 
 
+def in_turn(action: Callable[[], None]) -> None:
+    """Run in this session's turn, with its document locked.
+
+    Panel runs clicks and coroutines outside of the lock, and figures must not be written there.
+    """
+    pn.state.execute(action, schedule=True)
+
+
+def on_click(button: Any, action: Callable[[], None]) -> None:
+    """Let a click run `action` in the session's turn."""
+    button.on_click(lambda _: in_turn(action))
+
+
 def load(below: Any, fetch: Callable[[], T], show: Callable[[T], None]) -> None:
     """Fetch something in a thread, so that a slow disk holds up no other session, then show it in this one's turn.
 
@@ -99,14 +116,18 @@ def load(below: Any, fetch: Callable[[], T], show: Callable[[T], None]) -> None:
 
     async def go() -> None:
         try:
-            show(await asyncio.to_thread(fetch))
+            got = await asyncio.to_thread(fetch)
         except MiraError as wrong:
-            below.objects = [problem(str(wrong))]
+            told = problem(str(wrong))
         except Exception as wrong:
             logger.exception("a page could not be shown")
-            below.objects = [problem(f"this could not be shown: {wrong}", traceback.format_exc())]
+            told = problem(f"this could not be shown: {wrong}", traceback.format_exc())
+        else:
+            in_turn(functools.partial(show, got))
+            return
+        in_turn(lambda: setattr(below, "objects", [told]))
 
-    pn.state.execute(go, schedule=True)
+    pn.state.onload(go)  # at once if the page is there; what changes while it is being sent can be lost
 
 
 def card(*objects: Any, heading: str = "", **params: Any) -> pn.viewable.Viewable:
@@ -116,9 +137,15 @@ def card(*objects: Any, heading: str = "", **params: Any) -> pn.viewable.Viewabl
 
 
 def _text(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else str(value)
+    return (
+        f"{value:,}"
+        if isinstance(value, numbers.Integral)
+        else f"{value:.3g}"
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 def _aligned(value: Any) -> str:
-    number = isinstance(value, int | float) or str(value).endswith("%")
+    number = isinstance(value, numbers.Number) or str(value).endswith("%")
     return ' class="number"' if number else ""

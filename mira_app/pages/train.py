@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
@@ -48,7 +49,7 @@ class TrainPage:
 
     def __init__(self, workspace: Workspace, session: Session, hub: Hub) -> None:
         self.workspace, self.session, self.hub = workspace, session, hub
-        self.status = jobs.Status()
+        self.status, self._reached = jobs.Status(), (0, 0)
         self.curves = TrainingCurves()
         self._leave: Callable[[], None] | None = None
         self.choice = pmui.Select(label="Run", options={}, sizing_mode="stretch_width", searchable=True)
@@ -67,7 +68,7 @@ class TrainPage:
             sizing_mode="stretch_width",
             margin=0,
         )
-        self.nothing = parts.empty("No run yet", "Set up a model and press Train; it appears here within a second.")
+        self.nothing = pn.Column(sizing_mode="stretch_width", margin=0)
         self.view = pn.Column(
             parts.title("Train", "A run goes on if you close this page or the server restarts."),
             pn.FlexBox(
@@ -81,13 +82,13 @@ class TrainPage:
             self.below,
             sizing_mode="stretch_width",
         )
-        self.stop.on_click(self._stop)
-        self.explore.on_click(lambda _: setattr(session, "page", "explore"))
+        parts.on_click(self.stop, self._stop)
+        parts.on_click(self.explore, lambda: setattr(session, "page", "explore"))
         self.choice.param.watch(self._chosen, "value")
         session.param.watch(lambda e: self._follow(e.new), "job")
-        session.param.watch(lambda e: self._list() if e.new == "train" else None, "page")
-        self._list()
-        self._follow(session.job or next(iter(self.choice.options.values()), ""))
+        session.param.watch(self._shown, "page")
+        # Followed once the browser has the page; what changes while it is being sent can be lost.
+        pn.state.onload(self._shown if session.page == "train" else lambda: self._follow(session.job))
 
     def close(self) -> None:
         """Follow nothing any more."""
@@ -95,11 +96,21 @@ class TrainPage:
             self._leave()
             self._leave = None
 
+    def _shown(self, *_: Any) -> None:
+        if self.session.page != "train":
+            return
+        self._list()
+        newest = next((key for key in self.choice.options.values() if key), "")
+        if not self.session.job and newest:
+            self.session.job = newest
+        elif self._leave is None:
+            self._follow(self.session.job)
+
     def _list(self) -> None:
-        options = {
-            f"{j.label} · {IN_WORDS[j.status.state].split(':')[0].lower()}": j.key for j in self.workspace.jobs()
-        }
-        value = self.session.job if self.session.job in options.values() else next(iter(options.values()), None)
+        options = self.workspace.labels()
+        value = self.session.job
+        if value not in options.values():
+            options, value = {"Choose …": "", **options}, ""  # else the first would be chosen by itself
         self.choice.param.update(options=options, value=value)
 
     def _chosen(self, event: Any) -> None:
@@ -111,10 +122,13 @@ class TrainPage:
         self.curves.clear()
         self.message.objects = []
         self.numbers.objects = []
-        self.status = jobs.Status()
+        self.status, self._reached = jobs.Status(), (0, 0)
         self.nothing.visible, self.below.visible = not key, bool(key)
         self.stop.visible = self.explore.visible = False
         if not key:
+            go = pmui.Button(label="Set up a model", end_icon="arrow_forward", margin=10)
+            parts.on_click(go, lambda: setattr(self.session, "page", "model"))
+            self.nothing.objects = [parts.empty("No run yet", "Set up a model and press Train; it appears here."), go]
             return
         if key not in self.choice.options.values():
             self._list()
@@ -122,7 +136,7 @@ class TrainPage:
             folder = self.workspace.folder_of(key)
         except MiraError as problem:
             self.nothing.visible, self.below.visible = True, False
-            self.nothing.object = parts.empty(str(problem), "Choose another run.").object
+            self.nothing.objects = [parts.empty(str(problem), "Choose another run above.")]
             return
         if self.choice.value != key:
             self.choice.value = key
@@ -130,9 +144,11 @@ class TrainPage:
 
     def _told(self, records: Records, status: jobs.Status) -> None:
         """Take what the hub has read; runs in this session's turn."""
-        if status.state != self.status.state:
-            self._list()
-        self.status = status
+        if records:  # they are written more often than the status
+            last = records[-1]
+            self._reached = max(self._reached, (last["step"], last["epoch"]))
+        step, epoch = max(self._reached, (status.step, status.epoch))
+        self.status = status = dataclasses.replace(status, step=step, epoch=epoch)
         self.curves.expect(status.num_steps)
         self.curves.update(records)
         running = status.state in ("running", "waiting")
@@ -158,7 +174,7 @@ class TrainPage:
         if s.state == "running":
             words += f", {STAGES.get(s.stage, s.stage)}"
             if self._asked_to_stop():
-                words = "Stopping at the next step"
+                words = "Stopping"
         parts_of_line = [f"<b>{words}</b>"]
         if s.num_epochs:
             parts_of_line.append(f"epoch {s.epoch} of {s.num_epochs}, step {s.step:,} of {s.num_steps:,}")
@@ -179,7 +195,7 @@ class TrainPage:
             parts.figure_of("seconds per epoch", f"{last['seconds']:.3g}"),
         ]
 
-    def _stop(self, _: Any) -> None:
+    def _stop(self) -> None:
         try:
             self.workspace.stop(self.session.job)
         except (MiraError, OSError) as problem:

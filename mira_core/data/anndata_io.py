@@ -136,7 +136,7 @@ def check_counts(values: np.ndarray, where: str) -> None:
     """Raise unless all values are non-negative whole numbers."""
     if values.dtype.kind not in "buif":
         raise DataError(f"{where} must hold numbers; got {values.dtype}")
-    hint = "Name the layer with raw counts by counts_layer"
+    hint = "If another layer holds the raw counts, name it by counts_layer"
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():
             raise DataError(f"{where} must hold counts; it has NaN or infinite values")

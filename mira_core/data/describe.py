@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -55,7 +56,8 @@ class Description:
 
 def describe(adata: ad.AnnData) -> Description:
     """Describe a data set without reading all of its counts."""
-    layers = [_layer(None, adata.X)] if adata.X is not None else []
+    x = _x(adata)
+    layers = [_layer(None, x)] if x is not None else []
     layers += [_layer(name, adata.layers[name]) for name in adata.layers]
     return Description(
         adata.n_obs,
@@ -65,6 +67,13 @@ def describe(adata: ad.AnnData) -> Description:
         tuple(_column(n, adata.var[n]) for n in adata.var.columns),
         str(adata.uns.get("source", "")),
     )
+
+
+def _x(adata: ad.AnnData) -> Any:
+    try:
+        return adata.X
+    except KeyError:  # how a file that is read from the disk says that it has none
+        return None
 
 
 def _layer(name: str | None, matrix: object) -> Layer:

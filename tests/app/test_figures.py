@@ -39,6 +39,14 @@ def test_long_trainings_are_thinned_evenly_and_keep_their_beginning():
     assert np.allclose(curves.source.data["loss"], 10.0 / shown)
 
 
+def test_a_longer_run_widens_the_axis_and_a_shorter_one_narrows_it():
+    curves = TrainingCurves()
+    for n in (50, 1000, 20):
+        curves.clear()
+        curves.expect(n)
+        assert (curves._steps.start, curves._steps.end, curves._steps.bounds) == (0, n, (0, n))
+
+
 def test_the_step_axis_spans_the_whole_training_and_is_set_once():
     curves = TrainingCurves()
     curves.expect(500)
@@ -80,5 +88,6 @@ def test_a_constant_column_has_a_scale():
 def test_there_is_a_colour_for_every_category(n):
     colours = categories(n)
     assert len(colours) == n
-    assert len(set(colours)) == min(n, 256)
+    assert len(set(colours)) == min(n, len(set(categories(10_000))))
+    assert colours == categories(n + 5)[:n]  # a topic keeps its colour, however many there are
     assert all(c.startswith("#") and len(c) == 7 for c in colours)

@@ -106,6 +106,21 @@ def test_models_of_later_versions_are_told_by_name(form):
     assert not form.fields["nb_parameterize_logspace"].view.visible
 
 
+def test_data_without_raw_counts_cannot_be_trained(adata):
+    del adata.layers["counts"]
+    adata.X = adata.X / 3
+    form = ModelForm(describe(adata))
+    assert "X must hold raw counts" in form.problem
+    assert form.fields["counts_layer"].widget.error_state
+
+
+def test_whole_numbers_may_be_written_in_any_way(form):
+    for text in ("13", "13.0", "1.3e1", "+13"):
+        enter(form, "num_topics", text)
+        assert form.given["num_topics"] == 13
+        assert isinstance(form.given["num_topics"], int)
+
+
 def test_the_layer_with_counts_is_chosen_where_x_has_none(adata):
     adata.X = adata.X / 3
     form = ModelForm(describe(adata))

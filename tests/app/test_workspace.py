@@ -43,6 +43,17 @@ def test_demos_and_files_below_the_data_folders_are_listed(workspace):
     assert {c.name: c.kind for c in described.obs} == {"cell_type": "categorical", "batch": "categorical"}
 
 
+def test_a_file_without_x_is_described(workspace):
+    path = workspace.path_of("0/deep/cells.h5ad")
+    cells = simulate_expression(60, 30, 3, seed=1)
+    cells.layers["counts"], cells.X = cells.X, None
+    cells.write_h5ad(path)
+    os.utime(path, (2, 2))
+    described = workspace.describe("0/deep/cells.h5ad")
+    assert [x.name for x in described.layers] == ["counts"]
+    assert described.counts_layer().name == "counts"
+
+
 def test_a_changed_file_is_described_anew(workspace):
     path = workspace.path_of("0/deep/cells.h5ad")
     assert workspace.describe("0/deep/cells.h5ad").n_cells == 60
@@ -141,3 +152,5 @@ def test_names_of_runs_make_safe_folders(workspace, monkeypatch):
     assert (workspace.jobs_folder / key).parent == workspace.jobs_folder
     assert workspace.folder_of(key).is_dir()
     assert workspace.jobs()[0].spec["name"] == "../<b>Ünï / run</b>"
+    workspace.submit("demo:simulated", {"feature_type": "expression"}, name="../<b>Ünï / run</b>")
+    assert len(workspace.labels()) == 2  # also with one name in one second

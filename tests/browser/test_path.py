@@ -29,6 +29,11 @@ def _points_or_none(page) -> list[int]:
         return []
 
 
+AXIS_END = """() => {
+  for (const document of Bokeh.documents)
+    for (const model of document._all_models.values())
+      if (model.type === 'Figure' && model.title.text === 'Loss') return model.x_range.end
+}"""
 COLOURS = """() => {
   for (const document of Bokeh.documents)
     for (const model of document._all_models.values())
@@ -147,6 +152,51 @@ def test_a_killed_server_loses_nothing(page, server):
     status = jobs.read_status(folder)
     assert status.state == "stopped"
     assert (folder / "result" / "model.safetensors").is_file()
+
+
+def test_training_again_and_again_with_other_pages_between(page, server):
+    ends: list[int] = []
+    page.goto(server.url("?page=train"))
+    page.get_by_text("No run yet").wait_for()
+    for epochs in (5, 60, 3):
+        page.get_by_role("tab", name="Model").click()
+        page.get_by_text("The same in Python").wait_for()
+        page.get_by_label("num_epochs", exact=True).fill(str(epochs))
+        page.get_by_role("button", name="Train", exact=True).dblclick()  # from within the field, and twice
+        page.get_by_role("heading", name="Train").wait_for()
+        page.get_by_text(f"epoch {epochs} of {epochs}").wait_for(timeout=90_000)
+        wait_until(lambda steps=10 * epochs: page.evaluate(POINTS) == list(range(1, steps + 1)), 10, "every point")
+        ends.append(page.evaluate(AXIS_END))
+        page.get_by_role("button", name="See the topics").wait_for(timeout=90_000)
+    assert ends == [50, 600, 30]  # the whole run is on the axis
+    assert len(list((server.workspace / "jobs").iterdir())) == 3
+
+    # A value that is wrong starts nothing, also if the click comes before it is told.
+    page.get_by_role("tab", name="Model").click()
+    page.get_by_label("num_topics", exact=True).fill("1")
+    page.get_by_role("button", name="Train", exact=True).click(force=True)
+    page.locator(".option-num_topics").get_by_text("at least 2; got 1").wait_for()
+    page.wait_for_timeout(1000)
+    assert len(list((server.workspace / "jobs").iterdir())) == 3
+    fill(page, "num_topics", "")
+
+    # Looking at topics meanwhile does not lose the run that is watched.
+    start_training(page, num_epochs="3000")
+    page.get_by_text("of 30,000").wait_for(timeout=60_000)
+    watched = max(folder.name for folder in (server.workspace / "jobs").iterdir())
+    page.get_by_role("tab", name="Explore").click()
+    page.get_by_text("The run that you watch has no topics yet").wait_for()
+    page.get_by_role("tab", name="Train").click()
+    page.get_by_text("Running, training").wait_for()
+    assert f"job={watched}" in page.url
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="See the topics").wait_for(timeout=60_000)
+
+    # Back shows what the URL says.
+    page.go_back()
+    page.get_by_role("heading", name="Explore", exact=True).wait_for()
+    page.goto(server.url("?page=train&job=nope"))
+    page.get_by_text("there is no job 'nope'").wait_for()
 
 
 @pytest.mark.parametrize("width", [1440, 1024, 390])
