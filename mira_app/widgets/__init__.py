@@ -1,1 +1,0 @@
-"""Widgets that stand alone, in a page or in a notebook."""
