@@ -128,7 +128,7 @@ STORED = {"dense": np.asarray, "csr": sp.csr_matrix, "csc": sp.csc_matrix, "csr_
         (np.nan, "must hold counts; it has NaN or infinite values"),
         (np.inf, "must hold counts; it has NaN or infinite values"),
         (-np.inf, "must hold counts; it has NaN or infinite values"),
-        (-1.0, "must hold raw counts; it has negative values such as -1. Name the layer .* counts_layer"),
+        (-1.0, "must hold raw counts; it has negative values such as -1. If another layer .* counts_layer"),
         (-0.5, "must hold raw counts; it has negative values such as -0.5"),
         (
             1.25,
