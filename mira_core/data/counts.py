@@ -7,11 +7,13 @@ M non-zero counts of a minibatch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
-import torch
+
+if TYPE_CHECKING:  # who only reads data, as the dashboard does, need not wait for torch
+    import torch
 
 
 class Batch(NamedTuple):
@@ -41,8 +43,11 @@ class Batch(NamedTuple):
         """Number of cells, B."""
         return len(self.depth_B)
 
-    def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Batch:
-        """Move to a device; floating tensors take `dtype`."""
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Batch:
+        """Move to a device; floating tensors take `dtype`, single precision if none is given."""
+        import torch
+
+        dtype = dtype or torch.float32
         return Batch(*(t.to(device, dtype if t.is_floating_point() else None, non_blocking=True) for t in self))
 
     def dense(self, n_features: int) -> torch.Tensor:
@@ -125,6 +130,8 @@ class Cells:
 
     def batch(self, cells: np.ndarray) -> Batch:
         """Assemble the minibatch of these cells (row numbers)."""
+        import torch
+
         row, feature, count = self.counts.rows(cells)
         depth = np.bincount(row, weights=count, minlength=len(cells)).astype(np.float32)
         arrays = (row, feature, count, depth, self.covariates[cells], self.extra[cells])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import warnings
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -45,11 +47,13 @@ def load_demo(name: str = "pbmc700") -> ad.AnnData:
 
 
 def _pbmc700() -> ad.AnnData:
-    import scanpy as sc
-
+    # Read from where scanpy keeps it, since importing scanpy takes seconds.
+    scanpy = importlib.util.find_spec("scanpy")
+    if scanpy is None or scanpy.origin is None:
+        raise DataError("scanpy, which ships the demonstration cells, is not installed")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the file is of an old anndata
-        source = sc.datasets.pbmc68k_reduced()
+        source = ad.read_h5ad(Path(scanpy.origin).parent / "datasets" / "10x_pbmc68k_reduced.h5ad")
     counts = counts_from_log(sp.csr_array(source.raw.X))
     names = source.raw.var_names
     obs = source.obs[["bulk_labels", "louvain", "phase"]].rename(columns={"bulk_labels": "cell_type"})
