@@ -44,8 +44,19 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     workspace, _ = shared()
     print(f"mira: http://localhost:{arguments.port}/  (workspace {workspace.settings.workspace}; stop with Ctrl-C)")
-    pn.serve(
-        {"/": app}, port=arguments.port, show=arguments.show, title="mira", verbose=False,
-        session_token_expiration=3600, keep_alive_milliseconds=10_000,
-    )  # fmt: skip
+    hosts = ("localhost", "127.0.0.1")
+    try:
+        pn.serve(
+            {"/": app},
+            address=hosts[1],  # this machine only, until there is a login
+            port=arguments.port,
+            websocket_origin=[f"{host}:{arguments.port}" for host in hosts],
+            show=arguments.show,
+            title="mira",
+            verbose=False,
+            session_token_expiration=3600,
+            keep_alive_milliseconds=10_000,
+        )
+    except OSError as problem:
+        raise OptionError(f"--port {arguments.port} cannot be listened on: {problem}. Choose another") from problem
     return 0
