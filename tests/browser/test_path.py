@@ -13,13 +13,20 @@ from .conftest import Server, shot, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-# All points of the loss figure that are in the browser now.
-POINTS = """() => {
+
+def _found(condition: str, value: str) -> str:
+    """Return JavaScript that takes a value of the first Bokeh model of which a condition holds."""
+    return f"""() => {{
   for (const document of Bokeh.documents)
     for (const model of document._all_models.values())
-      if (model.type === 'ColumnDataSource' && 'learning_rate' in model.data) return Array.from(model.data.step)
+      if ({condition}) return {value}
   return []
-}"""
+}}"""
+
+
+POINTS = _found("model.type === 'ColumnDataSource' && 'learning_rate' in model.data", "Array.from(model.data.step)")
+COLOURS = _found("model.type === 'ColumnDataSource' && 'colour' in model.data", "Array.from(model.data.colour)")
+AXIS_END = _found("model.type === 'Figure' && model.title.text === 'Loss'", "model.x_range.end")
 
 
 def _points_or_none(page) -> list[int]:
@@ -27,19 +34,6 @@ def _points_or_none(page) -> list[int]:
         return page.evaluate(POINTS)
     except Exception:  # in the middle of loading again
         return []
-
-
-AXIS_END = """() => {
-  for (const document of Bokeh.documents)
-    for (const model of document._all_models.values())
-      if (model.type === 'Figure' && model.title.text === 'Loss') return model.x_range.end
-}"""
-COLOURS = """() => {
-  for (const document of Bokeh.documents)
-    for (const model of document._all_models.values())
-      if (model.type === 'ColumnDataSource' && 'colour' in model.data) return Array.from(model.data.colour)
-  return []
-}"""
 
 
 def fill(page, option: str, value: str) -> None:
