@@ -11,10 +11,6 @@ class OptionError(MiraError, ValueError):
     """An option of a model is unknown, of the wrong kind, out of bounds, or does not apply."""
 
 
-class NotYetAvailable(MiraError, NotImplementedError):
-    """A documented choice whose model this version does not have."""
-
-
 class DataError(MiraError, ValueError):
     """Counts, layers, columns or features of the data are not what a model needs."""
 

@@ -62,7 +62,7 @@ def write_spec(
     ------
     JobError
         If the folder is in use or the data do not exist.
-    OptionError, NotYetAvailable
+    OptionError
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise JobError(f"{folder} must not exist or be empty; choose another folder")
@@ -94,7 +94,7 @@ def read_spec(folder: Path) -> dict[str, Any]:
     ------
     JobError
         If it is missing, damaged, or of a newer format.
-    OptionError, NotYetAvailable
+    OptionError
         If the model's options are wrong.
     """
     try:

@@ -10,7 +10,7 @@ group
 level
     ``"basic"`` or ``"advanced"``.
 applies_to
-    ``"all"``, ``"expression"``, ``"accessibility"`` or ``"codal"`` (models with covariates).
+    One of `MODELS`: which models have the option.
 search
     ``(low, high, scale)`` where a tuner may search it, else None.
 """
@@ -26,12 +26,19 @@ from typing import Any
 import numpy as np
 import param
 
-from .errors import NotYetAvailable, OptionError
+from .errors import OptionError
 
 GROUPS = ("data", "topics", "encoder", "decoder", "training", "CODAL", "accessibility")
 
-# What this version can train. A later model adds itself here and nowhere else.
-AVAILABLE = {"feature_type": ("expression",)}
+# Which models an option belongs to, in words.
+MODELS = {
+    "all": "all models",
+    "expression": "models of expression",
+    "accessibility": "models of accessibility",
+    "dan": "models of accessibility with a skipDAN or DAN encoder",
+    "codal": "models with covariates (CODAL)",
+    "dirichlet": "models with a Dirichlet prior",
+}
 # A low end that is not given follows a high end that is.
 PAIRS = (("min_learning_rate", "max_learning_rate"), ("min_momentum", "max_momentum"))
 COVARIATE_OPTIONS = ("categorical_covariates", "continuous_covariates", "covariates_keys")
@@ -128,9 +135,15 @@ class ModelOptions(param.Parameterized):
         "reconstruction. Under 10,000 cells 1.25 to 2 can help; above, 1 works well.",
     )  # fmt: skip
     initial_pseudocounts = param.Integer(
-        default=50, bounds=(1, None), metadata=_meta("topics", search=(10, 200, "log")),
+        default=50, bounds=(1, None), metadata=_meta("topics", applies_to="dirichlet", search=(10, 200, "log")),
         doc="Pseudocounts given to the hierarchical Dirichlet prior at the start. More make cells' topics "
         "smoother, fewer make them sparser.",
+    )  # fmt: skip
+
+    topic_prior: Any = param.Selector(
+        objects=["dirichlet", "dirichlet_process"], default="dirichlet", metadata=_meta("topics"),
+        doc="Prior of the topics. A Dirichlet process leaves topics empty that the data do not need, which tells "
+        "how many there are; the Dirichlet gives the better topics once their number is known.",
     )  # fmt: skip
 
     # --- encoder --------------------------------------------------------------------------------
@@ -244,9 +257,14 @@ class ModelOptions(param.Parameterized):
         doc="Encoder of peaks. skipDAN is best and needs a GPU to train; fast replaces the embedding of peaks "
         "by a first-pass LSI projection.",
     )  # fmt: skip
+    dan_on_cpu = param.Boolean(
+        default=False, metadata=_meta("accessibility", applies_to="dan"),
+        doc="Allow the skipDAN and DAN encoders without a GPU. Training is slow: with 30,000 peaks, think of "
+        "some ten to twenty minibatches a second.",
+    )  # fmt: skip
     embedding_dropout = param.Number(
         default=0.05, **_DROPOUT, metadata=_meta("accessibility", applies_to="accessibility"),
-        doc="Rate at which peaks are left out of the set shown to a DAN encoder.",
+        doc="Rate at which open peaks are hidden from the encoder during training.",
     )  # fmt: skip
 
 
@@ -277,10 +295,18 @@ def is_codal(given: Mapping[str, Any]) -> bool:
 
 def applies(name: str, given: Mapping[str, Any]) -> bool:
     """Whether an option has a meaning for the model that the other options describe."""
+
+    def chosen(option: str) -> Any:
+        return given.get(option, default(option))
+
     to = parameter(name).metadata["applies_to"]
     if to == "codal":
         return is_codal(given)
-    return to == "all" or to == given.get("feature_type", default("feature_type"))
+    if to == "dan":
+        return chosen("feature_type") == "accessibility" and chosen("atac_encoder") != "fast"
+    if to == "dirichlet":
+        return chosen("topic_prior") == "dirichlet"
+    return to == "all" or to == chosen("feature_type")
 
 
 def kind_of_value(name: str) -> str:
@@ -344,23 +370,19 @@ def validate_all(given: Mapping[str, Any]) -> dict[str, Any]:
     ------
     OptionError
         If a value is wrong, does not apply, or contradicts another.
-    NotYetAvailable
-        If the options describe a model that this version does not have.
     """
     checked = {name: validate(name, value) for name, value in given.items()}
-    for name, possible in AVAILABLE.items():
-        chosen = checked.get(name, default(name))
-        if chosen not in possible:
-            raise NotYetAvailable(f"{name}={chosen!r} is not yet available; this version has {', '.join(possible)}")
-    covariates = [k for k in COVARIATE_OPTIONS if checked.get(k)]
-    if covariates:
-        raise NotYetAvailable(f"{covariates[0]} is not yet available: CODAL models come in a later version")
     for name in checked:
         if not applies(name, checked):
-            model = {"codal": "models with covariates (CODAL)"}.get(
-                m := parameter(name).metadata["applies_to"], f"models of {m}"
-            )
-            raise OptionError(f"{name} applies to {model} only; leave it out")
+            raise OptionError(f"{name} applies to {MODELS[parameter(name).metadata['applies_to']]} only; leave it out")
+    named: dict[str, str] = {}
+    for option in COVARIATE_OPTIONS:
+        for column in checked.get(option) or []:
+            if column in named:
+                raise OptionError(
+                    f"every covariate must be named once; {column!r} is in {named[column]} and in {option}"
+                )
+            named[column] = option
     for low, high in PAIRS:
         ceiling = checked.get(high, default(high))
         if low in checked and checked[low] > ceiling:
@@ -371,6 +393,16 @@ def validate_all(given: Mapping[str, Any]) -> dict[str, Any]:
             "highly_variable_key and exogenous_key are two names of one option and must agree; got "
             f"{both['highly_variable_key']!r} and {both['exogenous_key']!r}. Leave exogenous_key out"
         )
+    if checked.get("feature_type") == "accessibility" and checked.get("atac_encoder", "skipDAN") == "skipDAN":
+        # its skip connection adds the embedding to the last hidden layer
+        if checked.get("num_layers", 3) < 3:
+            raise OptionError(f"skipDAN needs num_layers of at least 3; got {checked['num_layers']}. Or choose DAN")
+        size = checked.get("embedding_size")
+        if size is not None and size != checked.get("hidden", size):
+            raise OptionError(
+                f"skipDAN needs embedding_size equal to hidden; got {size} and {checked['hidden']}. "
+                "Leave embedding_size out, or choose DAN"
+            )
     return checked
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from . import options
@@ -62,6 +62,7 @@ def recommend_parameters(n_samples: int, n_features: int, **given: Any) -> dict[
     check_count("n_features", n_features)
     expression = given.get("feature_type", "expression") == "expression"
     codal = options.is_codal(given)
+    skip = not expression and given.get("atac_encoder", options.default("atac_encoder")) == "skipDAN"
     cells = f"{n:,} cells"
 
     batch = 64 if n <= 20_000 else 128
@@ -72,7 +73,9 @@ def recommend_parameters(n_samples: int, n_features: int, **given: Any) -> dict[
         ),
         "cost_beta": Recommendation(*_cost_beta(n, codal)),
         "hidden": Recommendation(_hidden(n, expression), f"a wider encoder pays with more data, here {cells}"),
-        "num_layers": Recommendation(2 if n < 2400 and not codal else 3, f"{cells}; CODAL always takes 3"),
+        "num_layers": Recommendation(
+            2 if n < 2400 and not codal and not skip else 3, f"{cells}; CODAL and skipDAN always take 3"
+        ),
         "min_learning_rate": Recommendation(1e-3, "a start at 1e-6 spends the first steps idle"),
         "decoder_dropout": Recommendation(0.055, "held-out likelihood is better than at 0.2 on every set tried"),
         "encoder_dropout": Recommendation(0.01, "held-out likelihood is better than at 0.2 on every set tried"),
@@ -105,6 +108,12 @@ def resolve(n_samples: int, n_features: int, given: Mapping[str, Any]) -> dict[s
         out[name] = ResolvedOption(
             name, value, source, documented, rec.value if rec else None, rec.reason if rec else None
         )
+    if out.get("atac_encoder") and out["atac_encoder"].value == "skipDAN" and "hidden" not in given:
+        size = out["embedding_size"].value
+        if size is not None:
+            out["hidden"] = replace(
+                out["hidden"], value=size, source="recommended", reason="skipDAN: as embedding_size"
+            )
     for low, high in options.PAIRS:
         a, b = out[low], out[high]
         if a.source != "yours" and a.value > b.value:

@@ -39,6 +39,9 @@ class StepRecord(_Record):
         The annealed multiplier of the KL terms.
     learning_rate, momentum
         Of the optimiser at this step.
+    dependence, dependence_weight
+        CODAL's estimate of the dependence of technical on biological signals, and its multiplier; 0 in models
+        without covariates.
     """
 
     kind: ClassVar[str] = "step"
@@ -50,6 +53,8 @@ class StepRecord(_Record):
     kl_weight: float
     learning_rate: float
     momentum: float
+    dependence: float = 0.0
+    dependence_weight: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +65,7 @@ class EpochRecord(_Record):
     ----------
     epoch, step
         Epochs and steps done so far.
-    loss, distortion, rate, kl_weight, learning_rate, momentum
+    loss, distortion, rate, kl_weight, learning_rate, momentum, dependence, dependence_weight
         As in `StepRecord`; means over the epoch, the last value for the schedules.
     seconds
         Wall time of this epoch.
@@ -82,6 +87,8 @@ class EpochRecord(_Record):
     seconds: float
     cells_per_second: float
     waiting: float
+    dependence: float = 0.0
+    dependence_weight: float = 0.0
 
 
 Record = StepRecord | EpochRecord

@@ -22,7 +22,7 @@ import anndata as ad
 import numpy as np
 
 from . import jobs
-from .data import anndata_io, loaders
+from .data import anndata_io, loaders, sources
 from .data.demo import load_demo
 from .errors import JobError, MiraError
 from .estimators.topic_model import TopicModel
@@ -134,7 +134,7 @@ def _fit(
     report.update(stage="reading")
     adata = open_source(spec["data"])
     model = TopicModel(*adata.shape, **spec["model"])
-    cells = anndata_io.training_cells(adata, model.get_params())
+    cells = sources.training_cells(adata, model.get_params())
     per_epoch = loaders.steps_per_epoch(len(cells), model.batch_size)
     report.update(
         stage="training",

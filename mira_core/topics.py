@@ -8,9 +8,17 @@ from typing import Any
 from . import options
 from .estimators.topic_model import TopicModel, load_model
 from .recommend import Recommendation, recommend_parameters
-from .training.writers import Writer
+from .training.writers import TensorBoardWriter, Writer
 
-__all__ = ["Recommendation", "TopicModel", "Writer", "load_model", "make_model", "recommend_parameters"]
+__all__ = [
+    "Recommendation",
+    "TensorBoardWriter",
+    "TopicModel",
+    "Writer",
+    "load_model",
+    "make_model",
+    "recommend_parameters",
+]
 
 
 def make_model(n_samples: int, n_features: int, *, feature_type: str, **model_parameters: Any) -> TopicModel:
@@ -35,9 +43,8 @@ def make_model(n_samples: int, n_features: int, *, feature_type: str, **model_pa
     Raises
     ------
     OptionError
-        If an option is unknown, wrong, does not apply, or contradicts another.
-    NotYetAvailable
-        If the options describe a model that this version does not have.
+        If an option is unknown, wrong, does not apply, or contradicts another; or if the encoder of peaks needs a
+        GPU and there is none.
     """
     return TopicModel(n_samples, n_features, feature_type=feature_type, **model_parameters)
 

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
 from ..errors import DataError
 from .counts import Cells, CountMatrix
+from .covariates import Coding, GetColumn, learn_coding
+
+CHUNK_VALUES = 2**24  # entries, zeros included, that are read at once where a file is streamed
 
 
 def open_data(data: ad.AnnData | str | Path, *, backed: bool = False) -> ad.AnnData:
     """Return the AnnData, reading it first if a path to an .h5ad file is given; `backed` leaves X on the disk."""
     if isinstance(data, ad.AnnData):
         return data
-    if not isinstance(data, str | Path):
-        raise DataError(f"data must be an AnnData or the path of an .h5ad file; got {type(data).__name__}")
-    path = Path(data)
-    if not path.is_file():
-        raise DataError(f"there is no file {path}")
-    if path.suffix != ".h5ad":
-        raise DataError(f"data must be an .h5ad file; got {path.name}")
+    path = _h5ad_path(data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # old files and repeated names; names are checked below
@@ -36,51 +35,75 @@ def open_data(data: ad.AnnData | str | Path, *, backed: bool = False) -> ad.AnnD
         raise DataError(f"{path.name} cannot be read as .h5ad: {problem}") from problem
 
 
-def training_cells(data: ad.AnnData, options: Mapping[str, Any]) -> Cells:
-    """Read what a model is fitted to, as its options say.
+def _h5ad_path(data: Any) -> Path:
+    if not isinstance(data, str | Path):
+        raise DataError(
+            "data must be an AnnData, the path of an .h5ad file or of a folder that write_ondisk_dataset wrote; "
+            f"got {type(data).__name__}"
+        )
+    path = Path(data)
+    if not path.is_file():
+        raise DataError(f"there is no file {path}")
+    if path.suffix != ".h5ad":
+        raise DataError(f"data must be an .h5ad file; got {path.name}")
+    return path
+
+
+# --- which features -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The features a model has of a data set.
+
+    Attributes
+    ----------
+    columns
+        Their columns in the data, in the model's order, G.
+    features, endogenous
+        As in `Cells`.
+    """
+
+    columns: np.ndarray
+    features: np.ndarray
+    endogenous: np.ndarray
+
+
+def select(data: ad.AnnData, options: Mapping[str, Any]) -> Selection:
+    """Choose the features that a model is to be fitted to, as its options say.
 
     Raises
     ------
     DataError
-        If a layer or column is missing, counts are not counts, a cell or the selection is empty, or names repeat.
+        If a column is missing, fewer than two features are selected, or names repeat.
     """
     key = options["highly_variable_key"] or options["exogenous_key"]
     modelled = _flags(data, key)
     names = np.asarray(data.var_names[modelled], dtype=str)
     if len(names) < 2:
-        raise DataError(f"at least 2 features must be selected; {_selection(key)} {len(names)}")
+        selection = f"var[{key!r}] selects" if key is not None else "the data has"
+        raise DataError(f"at least 2 features must be selected; {selection} {len(names)}")
     if repeated := _repeated(names):
         raise DataError(
             f"names of modelled features must be unique; {_some(repeated)} repeat. Call adata.var_names_make_unique()"
         )
-    if data.n_obs < 2:
-        raise DataError(f"at least 2 cells are needed to train; got {data.n_obs}")
     chosen = _flags(data, options["endogenous_key"]) if options["endogenous_key"] else modelled
-    endogenous = chosen[modelled]
     if (n := int((chosen & ~modelled).sum())) > 0:
         warnings.warn(
             f"{n} features of var[{options['endogenous_key']!r}] are not among the modelled ones; "
             "the encoder does not see them",
-            stacklevel=3,
+            stacklevel=4,
         )
-    counts = _counts(data, modelled, options["counts_layer"])
-    cells = Cells(counts, names, endogenous, *_columns(data, options))
-    _refuse_empty_cells(cells, data.obs_names)
-    if not endogenous.any() or counts.feature_totals()[endogenous].sum() == 0:
-        raise DataError(
-            f"the encoder has no features with counts: var[{options['endogenous_key']!r}] selects "
-            f"{int(endogenous.sum())} of the modelled features"
-        )
-    return cells
+    return Selection(np.flatnonzero(modelled), names, chosen[modelled])
 
 
-def cells_of_model(data: ad.AnnData, options: Mapping[str, Any], features: np.ndarray, endogenous: np.ndarray) -> Cells:
-    """Read the features of a fitted model, by name, whatever else the data has and in whatever order.
+def find(data: ad.AnnData, features: np.ndarray, endogenous: np.ndarray) -> Selection:
+    """Find the features of a fitted model, by name, whatever else the data has and in whatever order.
 
     Raises
     ------
     DataError
-        If features are missing or repeat, or counts are not counts, or a cell is empty.
+        If features are missing or repeat.
     """
     at = pd.Index(data.var_names).get_indexer_for(features) if data.var_names.is_unique else None
     if at is None:
@@ -92,16 +115,9 @@ def cells_of_model(data: ad.AnnData, options: Mapping[str, Any], features: np.nd
     if (missing := features[at < 0]).size:
         raise DataError(
             f"the data lacks {missing.size} of the model's {len(features)} features: {_some(missing)}. "
-            "Predict on data with all features that the model was fitted to"
+            "Use data with all features that the model was fitted to"
         )
-    counts = _counts(data, at, options["counts_layer"])
-    cells = Cells(counts, features, endogenous, *_columns(data, options))
-    _refuse_empty_cells(cells, data.obs_names)
-    return cells
-
-
-def _selection(key: str | None) -> str:
-    return f"var[{key!r}] selects" if key is not None else "the data has"
+    return Selection(at, features, endogenous)
 
 
 def _flags(data: ad.AnnData, key: str | None) -> np.ndarray:
@@ -113,23 +129,99 @@ def _flags(data: ad.AnnData, key: str | None) -> np.ndarray:
     return column.to_numpy().astype(bool)
 
 
-def _counts(data: ad.AnnData, columns: np.ndarray, layer: str | None) -> CountMatrix:
-    where = f"layer {layer!r}" if layer is not None else "X"
+# --- cells ----------------------------------------------------------------------------------------
+
+
+def training_cells(data: ad.AnnData, options: Mapping[str, Any]) -> Cells:
+    """Read what a model is fitted to, as its options say.
+
+    Raises
+    ------
+    DataError
+        If a layer or column is missing, counts are not counts, a cell or the selection is empty, or names repeat.
+    """
+    chosen = select(data, options)
+    column = obs_column(data.obs)
+    return _cells(data, options, chosen, learn_coding(column, options), column)
+
+
+def cells_of_model(
+    data: ad.AnnData, options: Mapping[str, Any], features: np.ndarray, endogenous: np.ndarray, coding: Coding
+) -> Cells:
+    """Read the cells for a fitted model; its features by name, covariates coded as in training.
+
+    Raises
+    ------
+    DataError
+        If features are missing or repeat, counts are not counts, a cell is empty, or a category is unknown.
+    """
+    return _cells(data, options, find(data, features, endogenous), coding, obs_column(data.obs))
+
+
+def _cells(data: ad.AnnData, options: Mapping[str, Any], chosen: Selection, coding: Coding, column: GetColumn) -> Cells:
+    layer = options["counts_layer"]
+    counts = CountMatrix.from_scipy(clean(_matrix(data, layer), chosen.columns, layer, is_binary(options)))
+    cells = make_cells(counts, chosen, coding, column)
+    refuse_empty_cells(cells.counts.depths(), data.obs_names)
+    return cells
+
+
+def make_cells(counts: CountMatrix, chosen: Selection, coding: Coding, column: GetColumn) -> Cells:
+    """Put counts and coded columns together."""
+    n = len(counts)
+    return Cells(
+        counts, chosen.features, chosen.endogenous, coding,
+        coding.covariates(column).reshape(n, len(coding.names)), coding.extra_features(column).reshape(n, -1),
+    )  # fmt: skip
+
+
+def check_trainable(cells: Cells) -> None:
+    """Raise unless there are cells to train on and features for the encoder."""
+    if len(cells) < 2:
+        raise DataError(f"at least 2 cells are needed to train; got {len(cells)}")
+    if not cells.endogenous.any() or cells.counts.feature_totals()[cells.endogenous].sum() == 0:
+        raise DataError(
+            f"the encoder has no features with counts: endogenous_key selects {int(cells.endogenous.sum())} of the "
+            "modelled features"
+        )
+
+
+def is_binary(options: Mapping[str, Any]) -> bool:
+    """Whether counts are reduced to present and absent: a peak is open or not."""
+    return options["feature_type"] == "accessibility"
+
+
+def obs_column(obs: pd.DataFrame) -> GetColumn:
+    """Return a function that gets a column of ``obs`` by name."""
+    return lambda key: obs[_known(key, obs.columns, "column of obs")]
+
+
+def _matrix(data: ad.AnnData, layer: str | None) -> Any:
     matrix = data.X if layer is None else data.layers[_known(layer, data.layers.keys(), "layer")]
     if matrix is None:
         raise DataError("the data has no X; name the layer with raw counts by counts_layer")
     if not isinstance(matrix, np.ndarray) and not sp.issparse(matrix):
         matrix = matrix[:] if not hasattr(matrix, "to_memory") else matrix.to_memory()
+    return matrix
+
+
+def clean(matrix: Any, columns: np.ndarray, layer: str | None, binary: bool) -> sp.csr_array:
+    """Check counts and return those of some columns, in that order; all ones if `binary`."""
+    where = f"layer {layer!r}" if layer is not None else "X"
     if sp.issparse(matrix):
         m = sp.csr_array(matrix)
-        if not (columns.dtype == bool and columns.all()):
-            m = m[:, np.flatnonzero(columns) if columns.dtype == bool else columns]
+        if len(columns) != m.shape[1] or (columns != np.arange(len(columns))).any():
+            m = m[:, columns]
         check_counts(m.data, where)
     else:
         m = np.asarray(matrix)[:, columns]
         check_counts(m, where)
         m = sp.csr_array(m.astype(np.float32, copy=False))  # exact, and scipy knows no half precision
-    return CountMatrix(m)
+    if binary:
+        m = sp.csr_array((m.data != 0, m.indices, m.indptr), shape=m.shape, dtype=np.float32)
+        m.sum_duplicates()
+        m.data[:] = m.data > 0
+    return m
 
 
 def check_counts(values: np.ndarray, where: str) -> None:
@@ -151,26 +243,85 @@ def check_counts(values: np.ndarray, where: str) -> None:
         raise DataError(f"{where} has a count of {values.max():.4g}; counts above 2^24 are not held exactly")
 
 
-def _columns(data: ad.AnnData, options: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Covariates N x 0 (until models with covariates come) and extra features N x F."""
-    keys = options["extra_features_keys"] or []
-    extra = np.zeros((data.n_obs, len(keys)), np.float32)
-    for i, key in enumerate(keys):
-        column = pd.to_numeric(data.obs[_known(key, data.obs.columns, "column of obs")], errors="coerce")
-        extra[:, i] = column
-        if not np.isfinite(extra[:, i]).all():
-            raise DataError(f"obs[{key!r}] must hold finite numbers to be an extra feature")
-    return np.zeros((data.n_obs, 0), np.float32), extra
-
-
-def _refuse_empty_cells(cells: Cells, names: Iterable[str]) -> None:
-    empty = np.flatnonzero(cells.counts.depths() == 0)
+def refuse_empty_cells(depths: np.ndarray, names: Iterable[str]) -> None:
+    """Raise if a cell has no counts."""
+    empty = np.flatnonzero(depths == 0)
     if empty.size:
         some = _some(np.asarray(names, dtype=str)[empty])
         raise DataError(
             f"every cell must have counts in the modelled features; {empty.size} have none: {some}. "
             "Remove them, for example with scanpy.pp.filter_cells"
         )
+
+
+# --- counts from a file, a chunk at a time ---------------------------------------------------------
+
+
+class StreamedCounts:
+    """The counts of an AnnData or an .h5ad file, read some cells at a time.
+
+    Attributes
+    ----------
+    table : anndata.AnnData
+        ``obs`` and ``var``, without counts.
+    """
+
+    def __init__(self, data: ad.AnnData | str | Path, layer: str | None) -> None:
+        self._file: h5py.File | None = None
+        self._stored: Any = None
+        if isinstance(data, ad.AnnData):
+            self._data, self.table = data, ad.AnnData(obs=data.obs, var=data.var)
+            if not data.isbacked or layer is not None:
+                self._stored = _as_rows(_matrix(data, layer))
+            return
+        path = _h5ad_path(data)
+        try:
+            self._file = h5py.File(path)
+            obs, var = (ad.io.read_elem(self._file[k]) for k in ("obs", "var"))
+            if not isinstance(obs, pd.DataFrame) or not isinstance(var, pd.DataFrame):
+                raise TypeError("its obs or var is not a table; write it anew with a current anndata")
+            self.table = ad.AnnData(obs=obs, var=var)
+        except Exception as problem:
+            raise DataError(f"{path.name} cannot be read as .h5ad: {problem}") from problem
+        if layer is not None:
+            _known(layer, self._file["layers"].keys() if "layers" in self._file else (), "layer")
+        where = "X" if layer is None else f"layers/{layer}"
+        if where not in self._file:
+            raise DataError("the data has no X; name the layer with raw counts by counts_layer")
+        node = self._file[where]
+        self._stored = ad.io.sparse_dataset(node) if isinstance(node, h5py.Group) else node
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    @property
+    def by_column(self) -> bool:
+        """Whether the file holds the counts by feature, so that reading a cell reads them all."""
+        return getattr(self._stored, "format", "") == "csc" and self._file is not None
+
+    def chunks(self) -> Iterator[Any]:
+        """Yield the counts of consecutive cells (of consecutive features if `by_column`)."""
+        n_cells, n_features = self.table.shape
+        if self.by_column:
+            size = max(1, CHUNK_VALUES // max(1, n_cells))
+            for start in range(0, n_features, size):
+                yield self._stored[:, start : start + size]
+            return
+        size = max(1, min(4096, CHUNK_VALUES // max(1, n_features)))
+        for start in range(0, n_cells, size):
+            if self._stored is None:
+                yield _matrix(self._data[start : start + size], None)
+            else:
+                yield self._stored[start : start + size]
+
+
+def _as_rows(matrix: Any) -> Any:
+    return sp.csr_array(matrix) if sp.issparse(matrix) else matrix
+
+
+# --- words for messages ---------------------------------------------------------------------------
 
 
 def _known(key: str, known: Iterable[str], what: str) -> str:

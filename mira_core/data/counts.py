@@ -6,14 +6,20 @@ M non-zero counts of a minibatch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
+from .covariates import Coding
+
 if TYPE_CHECKING:  # who only reads data, as the dashboard does, need not wait for torch
     import torch
+
+CHUNK = 4096  # cells handled at once where all are gone through
 
 
 class Batch(NamedTuple):
@@ -58,49 +64,95 @@ class Batch(NamedTuple):
 
 
 class CountMatrix:
-    """Non-negative whole counts in compressed sparse rows, N x G.
+    """Non-negative whole counts in compressed sparse rows, N x G, in memory or memory-mapped.
 
     Parameters
     ----------
-    matrix
-        Anything that scipy can make a CSR array of. Explicit zeros are dropped and columns sorted, so that
-        equal counts give equal minibatches however they were stored.
+    starts, lengths
+        Where each cell's non-zeros begin, and how many they are; N.
+    indices, values
+        Feature and count of the non-zeros, sorted by feature within a cell, without zeros or repeats.
+    n_features
+        G.
     """
 
-    def __init__(self, matrix: sp.csr_array) -> None:
+    # What a memory map has touched counts as this process's memory until it is let go; so it is, every so often.
+    MAPPED_BYTES = 32 * 2**20
+
+    def __init__(
+        self, starts: np.ndarray, lengths: np.ndarray, indices: np.ndarray, values: np.ndarray, n_features: int
+    ) -> None:
+        self.starts, self.lengths, self.indices, self.values = starts, lengths, indices, values
+        self.shape = (len(starts), n_features)
+        self._maps = [m for a in (indices, values) if isinstance(m := getattr(a, "_mmap", None), mmap.mmap)]
+        self._touched = 0
+
+    @classmethod
+    def from_scipy(cls, matrix: sp.csr_array) -> CountMatrix:
+        """Take anything that scipy can make a CSR array of.
+
+        Explicit zeros are dropped and columns sorted, so that equal counts give equal minibatches however they
+        were stored.
+        """
         m = sp.csr_array(matrix, dtype=np.float32, copy=True)
         m.sum_duplicates()
         m.eliminate_zeros()
-        self.shape: tuple[int, int] = m.shape
-        self.indptr = m.indptr.astype(np.int64)
-        self.indices = m.indices.astype(np.int32)
-        self.values = m.data
+        indptr = m.indptr.astype(np.int64)
+        return cls(indptr[:-1], np.diff(indptr), m.indices.astype(np.int32), m.data, m.shape[1])
 
     def __len__(self) -> int:
         return self.shape[0]
 
+    def take(self, cells: np.ndarray) -> CountMatrix:
+        """Return some of the cells, without copying their counts."""
+        return CountMatrix(self.starts[cells], self.lengths[cells], self.indices, self.values, self.shape[1])
+
     def depths(self) -> np.ndarray:
         """Return the counts of each cell, float64, N."""
-        return np.add.reduceat(np.append(self.values, 0).astype(np.float64), self.indptr[:-1]) * (
-            np.diff(self.indptr) > 0
-        )
+        parts = [np.bincount(row, weights=count, minlength=n) for n, row, _, count in self._chunks()]
+        return np.concatenate(parts) if parts else np.zeros(0)
 
     def feature_totals(self) -> np.ndarray:
         """Return the counts of each feature, float64, G."""
-        return np.bincount(self.indices, weights=self.values, minlength=self.shape[1])
+        total = np.zeros(self.shape[1])
+        for _, _, feature, count in self._chunks():
+            total += np.bincount(feature, weights=count, minlength=self.shape[1])
+        return total
+
+    def _chunks(self) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+        for start in range(0, len(self), CHUNK):
+            cells = np.arange(start, min(start + CHUNK, len(self)))
+            yield len(cells), *self.rows(cells)
 
     def rows(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return row within `cells`, feature and count of every non-zero of these cells, gathered at once."""
-        start = self.indptr[cells]
-        n = self.indptr[cells + 1] - start
+        n = self.lengths[cells]
         row = np.repeat(np.arange(len(cells)), n)
         first = np.cumsum(n) - n
-        at = np.arange(len(row)) + np.repeat(start - first, n)
-        return row, self.indices[at].astype(np.int64), self.values[at]
+        at = np.arange(len(row)) + np.repeat(self.starts[cells] - first, n)
+        feature, count = self.indices[at].astype(np.int64), np.asarray(self.values[at], np.float32)
+        self._let_go(len(cells))
+        return row, feature, count
+
+    def _let_go(self, n_cells: int) -> None:
+        if not self._maps:
+            return
+        self._touched += n_cells * len(self._maps) * 2**16  # the system maps 64 kB around each page that is read
+        if self._touched > self.MAPPED_BYTES and hasattr(mmap, "MADV_DONTNEED"):
+            for m in self._maps:
+                m.madvise(mmap.MADV_DONTNEED)  # still in the system's cache, no longer in this process
+            self._touched = 0
+
+    def csr_chunks(self) -> Iterator[sp.csr_array]:
+        """Yield the counts as CSR arrays of some thousand cells each, in order."""
+        for n, row, feature, count in self._chunks():
+            indptr = np.append(0, np.cumsum(np.bincount(row, minlength=n)))
+            yield sp.csr_array((count, feature, indptr), shape=(n, self.shape[1]))
 
     def to_csr(self) -> sp.csr_array:
-        """Return a scipy view of the counts."""
-        return sp.csr_array((self.values, self.indices, self.indptr), shape=self.shape)
+        """Return the counts as one CSR array, in memory."""
+        chunks = list(self.csr_chunks())
+        return sp.csr_array(sp.vstack(chunks)) if chunks else sp.csr_array(self.shape, dtype=np.float32)
 
 
 @dataclass
@@ -115,6 +167,8 @@ class Cells:
         Names of the G features.
     endogenous
         Which of them the encoder sees, boolean, G.
+    coding
+        How the covariates and extra features were coded.
     covariates, extra
         N x C and N x F, float32; C and F may be 0.
     """
@@ -122,11 +176,16 @@ class Cells:
     counts: CountMatrix
     features: np.ndarray
     endogenous: np.ndarray
+    coding: Coding
     covariates: np.ndarray
     extra: np.ndarray
 
     def __len__(self) -> int:
         return len(self.counts)
+
+    def take(self, cells: np.ndarray) -> Cells:
+        """Return some of the cells."""
+        return replace(self, counts=self.counts.take(cells), covariates=self.covariates[cells], extra=self.extra[cells])
 
     def batch(self, cells: np.ndarray) -> Batch:
         """Assemble the minibatch of these cells (row numbers)."""

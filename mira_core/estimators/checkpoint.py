@@ -2,12 +2,13 @@
 
 Tensors: the network's state under ``network.``, the training cells' statistics under ``statistics.``.
 Metadata: ``mira`` holds a JSON object with ``format``, options, names of features and the records of training.
+
+Format 1 knew expression models without covariates only. Format 2 has ``coding`` and ``curve`` besides.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +17,46 @@ import safetensors
 import safetensors.torch
 import torch
 
+from .. import options as opt
+from ..data.covariates import Coding
+from ..data.lsi import LSI
 from ..data.statistics import Statistics
 from ..errors import CheckpointError
 from ..files import replace_file
+from ..nn.network import TopicNetwork
+from ..records import from_dict
+from .fitted import Fitted
 
-FORMAT = 1
-
-
-@dataclass
-class Checkpoint:
-    """What a file holds."""
-
-    header: dict[str, Any]
-    network: dict[str, torch.Tensor]
-    statistics: Statistics
+FORMAT = 2
+_ARRAYS = ("mean_profile", "endogenous_share")
+_LSI = ("idf", "components", "deviations")
 
 
-def write(path: Path, checkpoint: Checkpoint) -> None:
+def write(path: Path, fit: Fitted, header: dict[str, Any]) -> None:
     """Write beside and rename, so that a file of this name is always whole."""
-    s = checkpoint.statistics
-    tensors = {f"network.{k}": v.detach().cpu().contiguous() for k, v in checkpoint.network.items()}
-    tensors["statistics.mean_profile"] = torch.from_numpy(s.mean_profile)
-    tensors["statistics.endogenous_share"] = torch.from_numpy(s.endogenous_share)
-    numbers = {"n_cells": s.n_cells, "endogenous_depth": s.endogenous_depth}
-    header = {"format": FORMAT, **checkpoint.header, "statistics": numbers}
-    data = safetensors.torch.save(tensors, {"mira": json.dumps(header)})
-    replace_file(path, data)
+    s = fit.statistics
+    arrays = {name: getattr(s, name) for name in _ARRAYS}
+    if s.lsi is not None:
+        arrays |= {f"lsi.{name}": getattr(s.lsi, name) for name in _LSI}
+    tensors = {f"network.{k}": v.detach().cpu().contiguous() for k, v in fit.network.state_dict().items()}
+    tensors |= {f"statistics.{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
+    header = {
+        **header,
+        "format": FORMAT,
+        "given": fit.given,
+        "resolved": fit.options,
+        "features": fit.features.tolist(),
+        "endogenous": np.flatnonzero(fit.endogenous).tolist(),
+        "coding": fit.coding.to_dict(),
+        "seed_used": fit.seed,
+        "history": [r.to_dict() for r in fit.history],
+        "statistics": {"n_cells": s.n_cells, "endogenous_depth": s.endogenous_depth},
+    }
+    replace_file(path, safetensors.torch.save(tensors, {"mira": json.dumps(header)}))
 
 
-def read(path: Path) -> Checkpoint:
-    """Read a saved model.
+def read(path: Path) -> tuple[Fitted, dict[str, Any]]:
+    """Read a saved model and the rest of its header.
 
     Raises
     ------
@@ -59,18 +70,45 @@ def read(path: Path) -> Checkpoint:
             header = json.loads((f.metadata() or {})["mira"])
             tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a mapping
         found = header["format"]
-        if not isinstance(found, int) or found > FORMAT:
-            raise CheckpointError(f"{path.name} has format {found}; this version reads up to {FORMAT}. Update mira")
-        statistics = Statistics(
-            n_cells=int(header["statistics"]["n_cells"]),
-            endogenous_depth=float(header["statistics"]["endogenous_depth"]),
-            mean_profile=np.asarray(tensors["statistics.mean_profile"], dtype=np.float64),
-            endogenous_share=np.asarray(tensors["statistics.endogenous_share"], dtype=np.float64),
-        )
-    except CheckpointError:
-        raise
+        newer = not isinstance(found, int) or found > FORMAT
     except Exception as problem:  # whatever a hostile or damaged file provokes
         raise CheckpointError(f"{path.name} is not a saved topic model: {problem}") from problem
+    if newer:
+        raise CheckpointError(f"{path.name} has format {found}; this version reads up to {FORMAT}. Update mira")
+    try:
+        return _build(header if found > 1 else _from_format_1(header), tensors), header
+    except Exception as problem:
+        raise CheckpointError(f"{path.name} is damaged: {problem}") from problem
+
+
+def _build(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Fitted:
+    given = opt.validate_all(header["given"])
+    options = {**header["resolved"], **opt.validate_all(header["resolved"])}
+    endogenous = np.zeros(len(header["features"]), bool)
+    endogenous[header["endogenous"]] = True
+    coding = Coding.from_dict(header["coding"])
+    arrays = {
+        k.removeprefix("statistics."): v.numpy().astype(np.float64)
+        for k, v in tensors.items()
+        if k.startswith("statistics.")
+    }
+    statistics = Statistics(
+        n_cells=int(header["statistics"]["n_cells"]),
+        endogenous_depth=float(header["statistics"]["endogenous_depth"]),
+        lsi=LSI(*(arrays[f"lsi.{name}"] for name in _LSI)) if "lsi.idf" in arrays else None,
+        **{name: arrays[name] for name in _ARRAYS},
+    )
+    network = TopicNetwork(options, endogenous, statistics, len(coding.names), len(coding.extra))
     prefix = "network."
-    network = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    return Checkpoint(header, network, statistics)
+    network.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    network.eval()
+    return Fitted(
+        network, np.array(header["features"], dtype=str), endogenous, coding, statistics, given, options,
+        header["seed_used"], [from_dict(r) for r in header["history"]],  # type: ignore[misc]
+    )  # fmt: skip
+
+
+def _from_format_1(header: dict[str, Any]) -> dict[str, Any]:
+    extra = header["resolved"]["extra_features_keys"] or []
+    coding: dict[str, Any] = {"categories": {}, "scales": {}, "as_they_are": [], "extra": extra}
+    return {**header, "coding": coding, "resolved": {**header["resolved"], "topic_prior": "dirichlet"}}

@@ -16,16 +16,10 @@ import torch
 from ..data import loaders
 from ..data.counts import Cells
 from ..nn.network import TopicNetwork
+from ..nn.prior import quasi_normal
 from ..training.objective import Draws, loss_terms
 
 POSTERIOR_POINTS = 128
-
-
-def standard_normal_points(n: int, dimension: int, device: torch.device) -> torch.Tensor:
-    """Quasi-random standard normal points, n x dimension, always the same ones (scrambled Sobol)."""
-    sobol = torch.quasirandom.SobolEngine(dimension, scramble=True, seed=0)
-    uniform = sobol.draw(n, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
-    return (torch.special.ndtri(uniform)).to(device, torch.float32)
 
 
 @contextmanager
@@ -43,19 +37,19 @@ def evaluating(network: TopicNetwork) -> Iterator[None]:
 def compositions(network: TopicNetwork, cells: Cells, batch_size: int = 512) -> np.ndarray:
     """Posterior mean of the topics of each cell, N x K.
 
-    The mean of softmax(loc + scale * eps) over fixed points eps that all cells share, so that the result does
+    The mean of theta(loc + scale * eps) over fixed points eps that all cells share, so that the result does
     not depend on the order of the cells nor on any generator.
     """
     K = network.num_topics
-    eps_SK = standard_normal_points(POSTERIOR_POINTS, K, network.device)
+    eps_SK = quasi_normal(POSTERIOR_POINTS, K).to(network.device, torch.float32)
     out = np.empty((len(cells), K), np.float32)
     done = 0
     for batch in loaders.in_order(cells, batch_size):
         with evaluating(network):
             q = network.encoder(batch.to(network.device))
-        theta = torch.zeros_like(q.theta_loc_BK)
-        for eps_K in eps_SK:
-            theta += torch.softmax(q.theta_loc_BK + q.theta_scale_BK * eps_K, dim=1)
+            theta = torch.zeros_like(q.theta_loc_BK)
+            for eps_K in eps_SK:
+                theta += network.prior.theta(q.theta_loc_BK + q.theta_scale_BK * eps_K)
         out[done : done + len(theta)] = (theta / theta.sum(1, keepdim=True)).cpu().numpy()
         done += len(theta)
     return out
@@ -64,14 +58,15 @@ def compositions(network: TopicNetwork, cells: Cells, batch_size: int = 512) -> 
 def mean_loss(network: TopicNetwork, cells: Cells, n_draws: int = 8, batch_size: int = 512) -> dict[str, float]:
     """Return loss, distortion and rate in nats per cell, at full weight, over fixed draws shared by all cells."""
     K, device = network.num_topics, network.device
-    points = standard_normal_points(n_draws, 2 * K + 1, device)
+    points = quasi_normal(n_draws, K + 1).to(device, torch.float32)
+    prior_draws = network.prior.fixed_noise(n_draws)
     sums = torch.zeros(3, dtype=torch.float64)
     for batch in loaders.in_order(cells, batch_size):
         batch = batch.to(device)
-        for p in points:
-            draws = Draws(p[:K], p[K : 2 * K].expand(batch.n_cells, K), p[2 * K].expand(batch.n_cells))
+        for p, prior_draw in zip(points, prior_draws, strict=True):
+            draws = Draws(prior_draw, p[:K].expand(batch.n_cells, K), p[K].expand(batch.n_cells))
             with evaluating(network):
-                terms = loss_terms(network, batch, draws)
+                terms, _ = loss_terms(network, batch, draws)
             sums += torch.stack([terms.loss(1.0), terms.distortion, terms.rate]).double().cpu()
     loss, distortion, rate = (sums / (n_draws * len(cells))).tolist()
     return {"loss": loss, "distortion": distortion, "rate": rate}
@@ -86,7 +81,22 @@ def frequencies(network: TopicNetwork, theta: np.ndarray, batch_size: int = 512)
         yield rho.cpu().numpy()
 
 
-def umap_features(theta: np.ndarray, box_cox: float = 0.25) -> np.ndarray:
+def technical_effects(
+    network: TopicNetwork, theta: np.ndarray, covariates: np.ndarray, batch_size: int = 512
+) -> Iterator[np.ndarray]:
+    """Yield the technical signal for rows of compositions and covariates, a chunk at a time."""
+    assert network.technical is not None
+    for start in range(0, len(theta), batch_size):
+        theta_BK, covariates_BC = (
+            torch.as_tensor(x[start : start + batch_size], dtype=torch.float32, device=network.device)
+            for x in (theta, covariates)
+        )
+        with evaluating(network):
+            effect = network.technical.signal(theta_BK, covariates_BC)
+        yield effect.cpu().numpy()
+
+
+def umap_features(theta: np.ndarray, box_cox: float = 0.25, basis: np.ndarray | None = None) -> np.ndarray:
     """Coordinates of compositions for neighbours with the manhattan metric, N x (K - 1).
 
     Box-Cox transform with power `box_cox` of the compositions divided by their mean (the log of the ratio to the
@@ -99,8 +109,22 @@ def umap_features(theta: np.ndarray, box_cox: float = 0.25) -> np.ndarray:
     else:
         power = np.maximum(theta, 0).astype(float) ** box_cox
         centred = (power / power.mean(1, keepdims=True) - 1) / box_cox
-    contrasts = scipy.linalg.helmert(K)  # (K - 1) x K, rows orthonormal and orthogonal to ones
+    contrasts = scipy.linalg.helmert(K) if basis is None else basis  # rows orthonormal and orthogonal to ones
     return (centred @ contrasts.T).astype(np.float32)
+
+
+def balances(linkage: np.ndarray) -> np.ndarray:
+    """Orthonormal contrasts of a dendrogram, (K - 1) x K: at each join, the topics of one side against the other's."""
+    K = len(linkage) + 1
+    members = {k: [k] for k in range(K)}
+    basis = np.zeros((K - 1, K))
+    for i, (a, b) in enumerate(linkage[:, :2].astype(int)):
+        left, right = members[a], members[b]
+        n, m = len(left), len(right)
+        basis[i, left] = np.sqrt(m / (n * (n + m)))
+        basis[i, right] = -np.sqrt(n / (m * (n + m)))
+        members[K + i] = left + right
+    return basis
 
 
 def dendrogram(topic_distributions: np.ndarray) -> np.ndarray:

@@ -1,32 +1,35 @@
-"""The topic model as a user holds it: AnnData in, topics out."""
+"""The topic model as a user holds it: made with options, trained, asked, saved."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import anndata as ad
-import numpy as np
 import torch
 
 from .. import options as opt
-from ..data import anndata_io, statistics
+from ..data import anndata_io, on_disk, sources, statistics
+from ..data.anndata_io import Selection
 from ..data.counts import Cells
-from ..errors import CheckpointError, DataError, NotFitted, OptionError
-from ..nn.encoders import DevianceResiduals, ExpressionEncoder
+from ..data.on_disk import OnDiskDataset
+from ..data.sources import Data
+from ..errors import CheckpointError, NotFitted, OptionError
 from ..nn.network import TopicNetwork
-from ..recommend import ResolvedOption, check_count, resolve
-from ..records import EpochRecord, Record, from_dict
-from ..training import loop
-from ..training.writers import RecordWriter
-from . import checkpoint, interpretation
+from ..recommend import ResolvedOption
+from ..records import EpochRecord, Record
+from ..training import loop, range_test
+from ..training.range_test import LearningRateCurve
+from ..training.writers import as_writer
+from . import checkpoint
+from .fitted import Fitted, FittedModel
 
-Data: TypeAlias = ad.AnnData | str | Path
+LOWEST_RATE, HIGHEST_RATE, HIGHEST_RATE_CODAL = 1e-6, 5.0, 1.0  # of the learning-rate range test
 
 
-class TopicModel:
+class TopicModel(FittedModel):
     """A topic model of single-cell counts; made by `make_model`.
 
     Every option can be read as an attribute (``model.num_topics``); `set_params` changes them.
@@ -35,98 +38,34 @@ class TopicModel:
     ----------
     n_samples, n_features
         Size of the data for which options were recommended.
-    network : TopicNetwork or None
-        The parameters, once fitted.
-    features : numpy.ndarray of str, G
-        Names of the modelled features, once fitted.
-    history : list of EpochRecord
-        One record for each epoch trained.
-    seed_used : int or None
-        The seed of the last fit: `seed`, or the one drawn in its place.
+    learning_rate_curve : LearningRateCurve or None
+        What `get_learning_rate_bounds` measured.
     """
 
     def __init__(self, n_samples: int, n_features: int, **given: Any) -> None:
-        self.n_samples = check_count("n_samples", n_samples)
-        self.n_features = check_count("n_features", n_features)
-        self._given: dict[str, Any] = {}
-        self._resolved: dict[str, ResolvedOption] = {}
-        self.network: TopicNetwork | None = None
-        self.features = np.array([], dtype=str)
-        self.history: list[EpochRecord] = []
-        self.seed_used: int | None = None
-        self._endogenous = np.array([], dtype=bool)
-        self._statistics: statistics.Statistics | None = None
-        self._fitted_given = self._given  # the options of the last fit; `set_params` is for the next
-        self._fitted_resolved = self._resolved
-        self.set_params(**given)
-
-    # --- options --------------------------------------------------------------------------------
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the value of every option that applies to this model. `deep` is there for scikit-learn."""
-        return {name: o.value for name, o in self._resolved.items()}
-
-    def set_params(self, **given: Any) -> TopicModel:
-        """Set options; those left out keep what they were. Takes effect at the next fit.
-
-        Returns
-        -------
-        TopicModel
-            This model.
-
-        Raises
-        ------
-        OptionError, NotYetAvailable
-        """
-        checked = opt.validate_all({**self._given, **given})
-        self._resolved = resolve(self.n_samples, self.n_features, checked)
-        self._given = checked
-        return self
-
-    @property
-    def options(self) -> Mapping[str, ResolvedOption]:
-        """Every option that applies, with documented, recommended and chosen values."""
-        return self._resolved
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """The options that were set explicitly."""
-        return dict(self._given)
-
-    def __getattr__(self, name: str) -> Any:
-        resolved = self.__dict__.get("_resolved", {})
-        if name in resolved:
-            return resolved[name].value
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in opt.names():
-            raise AttributeError(f"set options by set_params({name}=...)")
-        super().__setattr__(name, value)
+        super().__init__(n_samples, n_features, given)
+        self.learning_rate_curve: LearningRateCurve | None = None
+        self._device: torch.device | None = None
+        self._check_trainable()
 
     def __repr__(self) -> str:
-        kind = {"expression": "ExpressionTopicModel"}.get(self.feature_type, "TopicModel")
-        state = f"{len(self.history)} epochs trained" if self.network is not None else "not fitted"
-        num_topics = self.network.num_topics if self.network is not None else self.num_topics
-        return f"<{kind}: {num_topics} topics, {state}>"
+        kind = {"expression": "ExpressionTopicModel", "accessibility": "AccessibilityTopicModel"}[self.feature_type]
+        codal = ", CODAL" if opt.is_codal(self._given) else ""
+        state = f"{len(self.history)} epochs trained" if self._fit is not None else "not fitted"
+        return f"<{kind}: {len(self.topic_cols)} topics{codal}, {state}>"
 
     # --- training -------------------------------------------------------------------------------
 
-    def fit(
-        self,
-        data: Data,
-        *,
-        writer: RecordWriter | None = None,
-        progress: bool = True,
-    ) -> TopicModel:
+    def fit(self, data: Data, *, writer: Any = None, progress: bool = True) -> TopicModel:
         """Train on a data set, from the start.
 
         Parameters
         ----------
         data
-            AnnData, or the path of an .h5ad file.
+            AnnData, the path of an .h5ad file, or of a folder that `write_ondisk_dataset` wrote.
         writer
-            Something with ``write(record)``, such as `mira_core.topics.Writer`; is given every record.
+            Something with ``write(record)``, such as `mira_core.topics.Writer`, which is given every record; or
+            something with ``add_scalar``, such as TensorBoard's ``SummaryWriter``.
         progress
             Whether to show a progress bar.
 
@@ -139,20 +78,22 @@ class TopicModel:
         ------
         DataError
             If the data are not counts, lack a column, or have nothing to learn from.
+        OptionError
+            If the model's encoder needs a GPU and there is none.
         TrainingError
-            If the loss stops being finite.
+            If the loss stops being finite. The model is then as it was after the last epoch that ended well.
         """
         from tqdm.auto import tqdm
 
+        listener = as_writer(writer)
         with tqdm(total=self.num_epochs, unit="epoch", disable=not progress) as bar:
             for record in self.fit_records(data):
-                if writer is not None:
-                    writer.write(record)
+                if listener is not None:
+                    listener.write(record)
                 if isinstance(record, EpochRecord):
                     bar.update()
                     bar.set_postfix_str(
-                        f"loss {record.loss:.1f} nats/cell, {record.cells_per_second:,.0f} cells/s, "
-                        f"{self.network.device if self.network else ''}"
+                        f"loss {record.loss:.1f} nats/cell, {record.cells_per_second:,.0f} cells/s, {self.device}"
                     )
         return self
 
@@ -165,225 +106,231 @@ class TopicModel:
         ------
         StepRecord or EpochRecord
         """
-        cells = anndata_io.training_cells(anndata_io.open_data(data), self.get_params())
-        return self.fit_cells(cells)
+        self._check_trainable()
+        return self.fit_cells(sources.training_cells(data, self.get_params()))
 
     def fit_cells(self, cells: Cells) -> Generator[Record, None, None]:
         """Train on cells that were read before; otherwise as `fit_records`."""
-        seed = self.seed if self.seed is not None else secrets.randbits(32)
-        learned = statistics.learn(cells)
-        network = self._build(cells.endogenous, learned, cells.covariates.shape[1], cells.extra.shape[1])
-        network.initialise(torch.Generator().manual_seed(seed))
-        network.to(torch.device("cuda" if self.use_cuda and torch.cuda.is_available() else "cpu"))
-        self.network, self.features = network, cells.features
-        self._endogenous, self._statistics = cells.endogenous, learned
-        self._fitted_given, self._fitted_resolved = self._given, self._resolved
-        self.seed_used, self.history = seed, []
-        for record in loop.train(network, cells, self.get_params(), seed):
+        self._fit = fit = self._begin(cells)
+        for record in loop.train(fit.network, cells, fit.options, fit.seed):
             if isinstance(record, EpochRecord):
-                self.history.append(record)
+                fit.history.append(record)
             yield record
 
-    def _build(
-        self, endogenous: np.ndarray, learned: statistics.Statistics, n_covariates: int, n_extra: int
-    ) -> TopicNetwork:
-        encoder = ExpressionEncoder(
-            DevianceResiduals(endogenous, learned),
-            self.num_topics,
-            self.hidden,
-            self.num_layers,
-            self.embedding_size,
-            self.encoder_dropout,
-            n_covariates,
-            n_extra,
-        )
-        return TopicNetwork(
-            encoder,
-            learned,
-            num_topics=self.num_topics,
-            initial_pseudocounts=self.initial_pseudocounts,
-            decoder_dropout=self.decoder_dropout,
-            nb_logspace=self.nb_parameterize_logspace,
+    def _begin(self, cells: Cells) -> Fitted:
+        """Learn the statistics of the cells, and draw the network on the device where it is to be trained."""
+        options = self.get_params()
+        seed = self.seed if self.seed is not None else secrets.randbits(32)
+        learned = statistics.learn(cells, _lsi_components(options), seed)
+        network = TopicNetwork(options, cells.endogenous, learned, cells.covariates.shape[1], cells.extra.shape[1])
+        network.initialise(torch.Generator().manual_seed(seed))
+        network.to(self._training_device())
+        return Fitted(
+            network, cells.features, cells.endogenous, cells.coding, learned, dict(self._given), options, seed
         )
 
-    @property
-    def training_loss(self) -> list[float]:
-        """Mean loss of each epoch, nats per cell, KL terms weighted as they were."""
-        return [r.loss for r in self.history]
+    def _check_trainable(self) -> None:
+        """Raise where the documented encoder of peaks would be trained without a GPU."""
+        if self.get_params().get("dan_on_cpu", True) or self._training_device().type != "cpu":
+            return
+        why = "use_cuda is off" if not self.use_cuda else "there is none"
+        raise OptionError(
+            f"the {self.atac_encoder} encoder needs a GPU to train, and {why}. Set atac_encoder='fast', which suits "
+            f"a CPU; or set dan_on_cpu=True to train {self.atac_encoder} on the CPU all the same, which is slow"
+        )
 
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return self._fitted().device
+    # --- devices --------------------------------------------------------------------------------
 
-    def _fitted(self) -> TopicNetwork:
-        if self.network is None:
-            raise NotFitted("the model is not fitted; call fit(data) first, or load one by load_model(path)")
-        return self.network
+    def _training_device(self) -> torch.device:
+        if self._device is not None:
+            return self._device
+        return torch.device("cuda" if self.use_cuda and torch.cuda.is_available() else "cpu")
 
-    # --- cells ----------------------------------------------------------------------------------
+    def set_device(self, device: str | torch.device) -> TopicModel:
+        """Move the model to a device, such as ``"cpu"`` or ``"cuda:1"``, and train there from now on.
 
-    def _cells(self, adata: ad.AnnData) -> Cells:
-        options = {name: o.value for name, o in self._fitted_resolved.items()}
-        return anndata_io.cells_of_model(adata, options, self.features, self._endogenous)
+        Raises
+        ------
+        OptionError
+            If there is no such device.
+        """
+        try:
+            wanted = torch.device(device)
+            torch.empty(0, device=wanted)
+        except (RuntimeError, AssertionError) as problem:
+            n = torch.cuda.device_count()
+            raise OptionError(
+                f"there is no device {str(device)!r}; there are the cpu and {n} CUDA device{'' if n == 1 else 's'}"
+            ) from problem
+        self._device = wanted
+        if self._fit is not None:
+            self._fit.network.to(wanted)
+        return self
 
-    def predict(self, data: Data, *, box_cox: float = 0.25) -> ad.AnnData:
-        """Infer each cell's topics.
+    def to_gpu(self) -> TopicModel:
+        """Move the model to the first CUDA device, and train there from now on."""
+        return self.set_device("cuda")
+
+    def to_cpu(self) -> TopicModel:
+        """Move the model to the CPU, and train there from now on."""
+        return self.set_device("cpu")
+
+    # --- learning rates -------------------------------------------------------------------------
+
+    def get_learning_rate_bounds(
+        self,
+        data: Data,
+        *,
+        num_steps: int = 100,
+        eval_every: int = 3,
+        lower_bound_lr: float = LOWEST_RATE,
+        upper_bound_lr: float | None = None,
+        lower_bound_trim: float = 0.0,
+        upper_bound_trim: float = 0.5,
+        progress: bool = True,
+    ) -> tuple[float, float]:
+        """Find the learning rates between which the loss falls, and set the model's to them.
+
+        A fresh network is trained while the rate rises, each of `num_steps` rates for `eval_every` minibatches; a
+        fitted model is not touched. The loss against the log of the rate is smoothed by a quintic spline; the bounds
+        are the ends of the longest stretch where it falls, moved inwards by the trims.
 
         Parameters
         ----------
         data
-            AnnData, or the path of an .h5ad file, with all features of the model, in any order.
-        box_cox
-            Power of the transform of `get_umap_features`.
+            As for `fit`.
+        num_steps, eval_every
+            Rates to try, and minibatches at each. With fewer minibatches than that, the test goes round.
+        lower_bound_lr, upper_bound_lr
+            Range to try; None: up to 5, or 1 with covariates. If the loss runs away the test ends there.
+        lower_bound_trim, upper_bound_trim
+            How far to move the bounds inwards, in natural-log units; `trim_learning_rate_bounds` changes it.
+        progress
+            Whether to show a progress bar.
 
         Returns
         -------
-        anndata.AnnData
-            The same object with, in addition:
-
-            ``obsm['X_topic_compositions']``
-                Posterior mean of the topics, N x K, rows sum to 1.
-            ``obsm['X_umap_features']``
-                Coordinates for neighbours with the manhattan metric, N x (K - 1).
-            ``obs['topic_0']``, ...
-                Columns of the compositions.
-            ``varm['topic_feature_compositions']``, ``varm['topic_feature_activations']``
-                Features by topics; NaN for features that are not modelled.
-            ``uns['topic_dendogram']``
-                Ward linkage of the topics.
+        tuple of float
+            ``min_learning_rate`` and ``max_learning_rate``, as they are now set.
 
         Raises
         ------
-        NotFitted, DataError
+        TrainingError
+            If the loss ran away too early, or fell nowhere.
         """
-        network = self._fitted()
-        adata = anndata_io.open_data(data)
-        theta = interpretation.compositions(network, self._cells(adata))
-        anndata_io.write_topics(adata, theta, interpretation.umap_features(theta, box_cox))
-        topics = self.topic_feature_compositions()
-        anndata_io.write_features(adata, self.features, "topic_feature_compositions", topics)
-        anndata_io.write_features(adata, self.features, "topic_feature_activations", self.topic_feature_activations())
-        adata.uns["topic_dendogram"] = interpretation.dendrogram(topics)
-        return adata
+        from tqdm.auto import tqdm
 
-    def get_umap_features(self, adata: ad.AnnData, *, box_cox: float = 0.25) -> np.ndarray:
-        """Compute coordinates of the cells' topics, for neighbours with the manhattan metric.
+        self._check_trainable()
+        high = upper_bound_lr or (HIGHEST_RATE_CODAL if opt.is_codal(self._given) else HIGHEST_RATE)
+        if not 0 < lower_bound_lr < high:
+            raise OptionError(f"lower_bound_lr must be above 0 and below {high:g}; got {lower_bound_lr}")
+        minimum = 2 * (range_test.DEGREE + 1)
+        if num_steps < minimum or eval_every < 1:
+            raise OptionError(f"num_steps must be at least {minimum} and eval_every 1; got {num_steps}, {eval_every}")
+        cells = sources.training_cells(data, self.get_params())
+        fit = self._begin(cells)
+        tested = range_test.range_test(
+            fit.network, cells, fit.options, fit.seed,
+            lower=lower_bound_lr, upper=high, num_steps=num_steps, eval_every=eval_every,
+        )  # fmt: skip
+        points = list(tqdm(tested, total=num_steps, unit="rate", disable=not progress))
+        trim = (lower_bound_trim, upper_bound_trim)
+        self.learning_rate_curve = range_test.read_curve(points, num_steps, trim)
+        return self.set_learning_rates(*self.learning_rate_curve.bounds)
 
-        Isometric log-ratio of the compositions with a centred Box-Cox transform.
-
-        Parameters
-        ----------
-        adata
-            With ``obsm['X_topic_compositions']`` from `predict`.
-        box_cox
-            Power; 0 gives the logarithm. Smaller values tell rare topics further apart.
+    def trim_learning_rate_bounds(
+        self, lower_bound_trim: float = 0.0, upper_bound_trim: float = 0.5
+    ) -> tuple[float, float]:
+        """Move the bounds that `get_learning_rate_bounds` found inwards, by natural-log units; set the model's to them.
 
         Returns
         -------
-        numpy.ndarray, N x (K - 1)
-            Also written to ``obsm['X_umap_features']``.
+        tuple of float
+            ``min_learning_rate`` and ``max_learning_rate``, as they are now set.
         """
-        features = interpretation.umap_features(self._compositions_in(adata), box_cox)
-        adata.obsm["X_umap_features"] = features
-        return features
+        curve = self._curve()
+        self.learning_rate_curve = curve.trimmed(lower_bound_trim, upper_bound_trim)
+        return self.set_learning_rates(*self.learning_rate_curve.bounds)
 
-    def impute(self, adata: ad.AnnData) -> np.ndarray:
-        """Compute what the topics say of each feature's relative frequency in each cell.
+    def set_learning_rates(self, min_learning_rate: float, max_learning_rate: float) -> tuple[float, float]:
+        """Set both learning rates of the one-cycle policy, and return them."""
+        self.set_params(min_learning_rate=min_learning_rate, max_learning_rate=max_learning_rate)
+        return self.min_learning_rate, self.max_learning_rate
 
-        Parameters
-        ----------
-        adata
-            With ``obsm['X_topic_compositions']`` from `predict`.
+    def plot_learning_rate_bounds(
+        self, figsize: tuple[float, float] = (10, 7), ax: Any = None, show_spline: bool = True
+    ) -> Any:
+        """Draw what `get_learning_rate_bounds` measured, with the bounds.
 
         Returns
         -------
-        numpy.ndarray, N x n_vars
-            Also written to ``layers['imputed']``; over the modelled features rows sum to 1, others are NaN.
+        matplotlib.axes.Axes
         """
-        network = self._fitted()
-        theta = self._compositions_in(adata)
-        if missing := sorted(set(self.features) - set(adata.var_names)):
-            raise DataError(f"the data lacks {len(missing)} of the model's features, such as {missing[0]}")
-        out, at = anndata_io.empty_layer(adata, self.features)
-        done = 0
-        for rho in interpretation.frequencies(network, theta):
-            out[done : done + len(rho), at] = rho
-            done += len(rho)
-        adata.layers["imputed"] = out
-        return out
+        from ..plots.learning_rates import plot_learning_rates
 
-    def _compositions_in(self, adata: ad.AnnData) -> np.ndarray:
-        K = self._fitted().num_topics
-        if "X_topic_compositions" not in adata.obsm:
-            raise DataError("obsm['X_topic_compositions'] is missing; call predict(adata) first")
-        theta = np.asarray(adata.obsm["X_topic_compositions"])
-        if theta.ndim != 2 or theta.shape[1] != K:
-            raise DataError(
-                f"obsm['X_topic_compositions'] must be cells x {K} topics; got shape {theta.shape}. "
-                "Call predict(adata) with this model first"
-            )
-        return theta
+        return plot_learning_rates(self._curve(), figsize=figsize, ax=ax, show_spline=show_spline)
 
-    def score(self, data: Data) -> float:
-        """Negative evidence lower bound, in nats per cell; lower is better.
+    def _curve(self) -> LearningRateCurve:
+        if self.learning_rate_curve is None:
+            raise NotFitted("no learning rates were tested; call get_learning_rate_bounds(data) first")
+        return self.learning_rate_curve
 
-        At full weight of all terms and over fixed draws, so that the same model and data give the same score.
-        """
-        network = self._fitted()
-        return interpretation.mean_loss(network, self._cells(anndata_io.open_data(data)))["loss"]
+    # --- data sets ------------------------------------------------------------------------------
 
-    # --- topics ---------------------------------------------------------------------------------
+    def write_ondisk_dataset(self, data: ad.AnnData | str | Path, dirname: str | Path) -> None:
+        """Write a data set that training reads from the disk, so that memory does not grow with the cells.
 
-    def topic_feature_compositions(self) -> np.ndarray:
-        """Return each topic's distribution over the modelled features, K x G, rows sum to 1."""
-        return self._fitted().decoder.topic_distributions().cpu().numpy()
-
-    def topic_feature_activations(self) -> np.ndarray:
-        """Return how far each topic moves each modelled feature, in standard deviations, K x G."""
-        return self._fitted().decoder.activations().cpu().numpy()
-
-    def rank_genes(self, topic_num: int) -> np.ndarray:
-        """Return all modelled genes, from least to most activated in a topic."""
-        return self.features[np.argsort(self.topic_feature_activations()[self._topic(topic_num)], kind="stable")]
-
-    def rank_modules(self, gene: str) -> list[tuple[int, float]]:
-        """Return (topic, activation of the gene in it) for all topics, most activated first."""
-        at = np.flatnonzero(self.features == gene)
-        self._fitted()
-        if not at.size:
-            raise DataError(f"{gene!r} is not among the {len(self.features)} modelled features")
-        activation = self.topic_feature_activations()[:, at[0]]
-        order = np.argsort(-activation, kind="stable")
-        return [(int(k), float(activation[k])) for k in order]
-
-    def get_top_genes(
-        self, topic_num: int, top_n: int | None = None, *, min_genes: int = 200, max_genes: int = 600
-    ) -> np.ndarray:
-        """Return the most activated genes of a topic, from least to most activated.
+        Its folder stands for the AnnData in `fit`, `predict` and every other method. Of a fitted model it has the
+        model's features, else those that the options select. The cells are read in one pass, a few thousand at a
+        time; counts that a file holds by feature (CSC) take two passes.
 
         Parameters
         ----------
-        topic_num
-            Topic, from 0.
-        top_n
-            How many. None: all whose activation is more than 3 above the topic's mean, but at least `min_genes`
-            and at most `max_genes`.
-        """
-        ranked = self.rank_genes(topic_num)
-        if top_n is None:
-            activation = self.topic_feature_activations()[topic_num]
-            found = int((activation - max(activation.mean(), 0) > 3).sum())
-            top_n = min(max(found, min_genes), max_genes)
-        elif isinstance(top_n, bool) or not isinstance(top_n, int | np.integer) or top_n < 1:
-            raise OptionError(f"top_n must be an integer of at least 1; got {top_n!r}")
-        return ranked[-int(top_n) :]
+        data
+            AnnData, in memory or backed, or the path of an .h5ad file.
+        dirname
+            Folder to write. A whole data set of that name is replaced; anything else is refused.
 
-    def _topic(self, topic_num: int) -> int:
-        K = self._fitted().num_topics
-        if isinstance(topic_num, bool) or not isinstance(topic_num, int | np.integer) or not 0 <= topic_num < K:
-            raise OptionError(f"topic_num must be an integer from 0 to {K - 1}; got {topic_num!r}")
-        return int(topic_num)
+        Raises
+        ------
+        DataError
+        """
+
+        def choose(table: ad.AnnData) -> Selection:
+            if self._fit is not None:
+                return anndata_io.find(table, self._fit.features, self._fit.endogenous)
+            return anndata_io.select(table, self.get_params())
+
+        on_disk.write(data, dirname, self._fit.options if self._fit else self.get_params(), choose)
+
+    def train_test_split(self, data: Data, *, train_size: float = 0.8, seed: int = 0) -> tuple[Any, Any]:
+        """Divide cells at random, each combination of covariates in the same proportion.
+
+        Continuous covariates are binned by their z-scores, rounded and within 3.
+
+        Parameters
+        ----------
+        data
+            As for `fit`.
+        train_size
+            Share of the cells for training.
+        seed
+            The same seed and data give the same split.
+
+        Returns
+        -------
+        tuple of anndata.AnnData, or of OnDiskDataset
+            Training and test cells. Of a folder they are views, which every method takes in its place.
+
+        Raises
+        ------
+        OptionError, DataError
+        """
+        source = sources.open_source(data)
+        train, test = sources.split(source, self.get_params(), train_size, seed)
+        if isinstance(source, OnDiskDataset):
+            return source.take(train), source.take(test)
+        return source[train].copy(), source[test].copy()
 
     # --- files ----------------------------------------------------------------------------------
 
@@ -392,48 +339,35 @@ class TopicModel:
 
         The file is written beside and renamed, so that a broken write leaves what was there.
         """
-        network = self._fitted()
-        if self._statistics is None:
-            raise NotFitted("the model is not fitted; call fit(data) first")
-        header = {
-            "n_samples": self.n_samples,
-            "n_features": self.n_features,
-            "given": self._fitted_given,
-            "resolved": {name: o.value for name, o in self._fitted_resolved.items()},
-            "features": self.features.tolist(),
-            "endogenous": np.flatnonzero(self._endogenous).tolist(),
-            "seed_used": self.seed_used,
-            "history": [r.to_dict() for r in self.history],
-        }
-        checkpoint.write(Path(path), checkpoint.Checkpoint(header, network.state_dict(), self._statistics))
+        curve = self.learning_rate_curve
+        header = {"n_samples": self.n_samples, "n_features": self.n_features, "curve": curve and curve.to_dict()}
+        checkpoint.write(Path(path), self._fitted(), header)
 
     @classmethod
     def _load(cls, path: str | Path) -> TopicModel:
-        saved = checkpoint.read(Path(path))
-        h = saved.header
+        fit, header = checkpoint.read(Path(path))
         try:
+            model = cls.__new__(cls)  # no GPU is asked for: predicting on a CPU is fine
+            FittedModel.__init__(model, header["n_samples"], header["n_features"], fit.given)
             # What was recommended when it was trained stays, even if a later version recommends otherwise.
-            model = cls(h["n_samples"], h["n_features"], **h["given"])
-            for name, value in opt.validate_all(h["resolved"]).items():
+            for name, value in fit.options.items():
                 now = model._resolved[name]
                 if now.value != value:
                     model._resolved[name] = ResolvedOption(
                         name, value, now.source, now.documented, value, "when it was trained"
                     )
-            model.features = np.array(h["features"], dtype=str)
-            model._endogenous = np.zeros(len(model.features), bool)
-            model._endogenous[h["endogenous"]] = True
-            model._statistics, model.seed_used = saved.statistics, h["seed_used"]
-            model.history = [from_dict(r) for r in h["history"]]  # type: ignore[misc]
-            n_extra = len(model.extra_features_keys or [])
-            network = model._build(model._endogenous, saved.statistics, 0, n_extra)
-            network.load_state_dict(saved.network)
+            curve = header.get("curve")
+            model.learning_rate_curve = LearningRateCurve.from_dict(curve) if curve else None
         except Exception as problem:  # whatever a hostile or damaged file provokes
             raise CheckpointError(f"{Path(path).name} is damaged: {problem}") from problem
-        network.eval()
-        model.network = network
-        model._fitted_given, model._fitted_resolved = model._given, model._resolved
+        model._device, model._fit = None, fit
         return model
+
+
+def _lsi_components(options: dict[str, Any]) -> int:
+    if options["feature_type"] != "accessibility" or options["atac_encoder"] != "fast":
+        return 0
+    return max(128, 3 * options["num_topics"])
 
 
 def load_model(path: str | Path) -> TopicModel:

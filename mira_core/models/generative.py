@@ -1,17 +1,16 @@
-"""The expression topic model as a story, and its guide, in Pyro.
+"""The topic models as a story, and their guide, in Pyro.
 
 This is the definition. Training computes the same loss in closed form (``training.objective``), and a test
 holds the two equal. No parameter enters Pyro's global store: they live in the network, so models of one process
 do not meet.
 
-MIRA: Lynch et al., Nature Methods 2022. The softmax basis of the Dirichlet: Srivastava & Sutton, ICLR 2017.
+MIRA: Lynch et al., Nature Methods 2022; CODAL: Lynch et al., Nature Communications 2023. The softmax basis of the
+Dirichlet: Srivastava & Sutton, ICLR 2017.
 
 Shapes: B cells in the minibatch, G features, K topics.
 """
 
 from __future__ import annotations
-
-import math
 
 import pyro
 import pyro.distributions as dist
@@ -20,8 +19,9 @@ from pyro import poutine
 from torch.distributions.kl import register_kl
 
 from ..data.counts import Batch
+from ..nn import prior
 from ..nn.network import TopicNetwork
-from ..nn.prior import laplace_approximation
+from ..nn.prior import DirichletPrior, DirichletProcessPrior
 
 
 class PseudocountPosterior(dist.LogNormal):
@@ -29,51 +29,110 @@ class PseudocountPosterior(dist.LogNormal):
 
 
 @register_kl(PseudocountPosterior, dist.Gamma)
-def _divergence(q: PseudocountPosterior, p: dist.Gamma) -> torch.Tensor:
-    return pseudocount_divergence(q.loc, q.scale, p.concentration, p.rate)
+def _pseudocounts_divergence(q: PseudocountPosterior, p: dist.Gamma) -> torch.Tensor:
+    return prior.log_normal_gamma_divergence(q.loc, q.scale, p.concentration, p.rate)
 
 
-def pseudocount_divergence(m: torch.Tensor, s: torch.Tensor, alpha: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
-    """KL divergence of LogNormal(m, s) from Gamma(alpha, beta), in closed form.
+class StickPosterior(dist.TransformedDistribution):
+    """sigmoid(Normal(loc, scale)), whose divergence from a Beta(1, alpha) is known by quadrature."""
 
-    With E[log a] = m and E[a] = exp(m + s^2 / 2):
-    -log s - (1 + log 2 pi) / 2 - m - [alpha log beta - lgamma(alpha) + (alpha - 1) m - beta E[a]].
+    def __init__(self, loc: torch.Tensor, scale: torch.Tensor, nodes: torch.Tensor, weights: torch.Tensor) -> None:
+        super().__init__(dist.Normal(loc, scale), [dist.transforms.SigmoidTransform()])
+        self.loc, self.scale, self.nodes, self.weights = loc, scale, nodes, weights
+
+
+class StickPrior(dist.Beta):
+    """Beta(1, alpha)."""
+
+    def __init__(self, alpha: torch.Tensor) -> None:
+        super().__init__(torch.ones_like(alpha), alpha)
+
+
+@register_kl(StickPosterior, StickPrior)
+def _sticks_divergence(q: StickPosterior, p: StickPrior) -> torch.Tensor:
+    return prior.logit_normal_beta_divergence(q.loc, q.scale, p.concentration0, q.nodes, q.weights)
+
+
+def model(network: TopicNetwork, batch: Batch, kl_weight: float = 1.0, dependence: torch.Tensor | None = None) -> None:
+    """How counts come about: the prior's parameters, a cell's topics and depth, then its counts.
+
+    `dependence`, already weighted, is the penalty of CODAL; it is not part of the story but of the loss.
     """
-    entropy = s.log() + 0.5 * (1 + math.log(2 * math.pi)) + m
-    expected = alpha * beta.log() - torch.lgamma(alpha) + (alpha - 1) * m - beta * (m + s**2 / 2).exp()
-    return -entropy - expected
+    n_cells, n_features = batch.n_cells, network.n_features
+    draw_topics = _dirichlet if isinstance(network.prior, DirichletPrior) else _stick_breaking
+    theta_BK = draw_topics(network, batch, kl_weight)
+    log_rho_BG = network.log_frequencies(theta_BK, batch.covariates_BC)
+    with pyro.plate("cells", n_cells):
+        if network.log_dispersion_G is None:
+            counts = OpenPeaks(logits=log_rho_BG, validate_args=False)
+        else:
+            with poutine.scale(scale=kl_weight):
+                prior_depth = dist.LogNormal(batch.depth_B.log(), torch.ones_like(batch.depth_B))
+                d_B = pyro.sample("read_depth", prior_depth)
+            counts = _negative_binomial(network, d_B.log()[:, None] + log_rho_BG)
+        pyro.sample("counts", counts, obs=batch.dense(n_features))
+    if dependence is not None:
+        pyro.factor("dependence", -dependence)
 
 
-def model(network: TopicNetwork, batch: Batch, kl_weight: float = 1.0) -> None:
-    """How counts come about: pseudocounts, a cell's topics and depth, then its counts."""
-    like = batch.depth_B
-    share = batch.n_cells / network.n_cells
-    with poutine.scale(scale=share), pyro.plate("topics", network.num_topics):
-        shape = like.new_full((network.num_topics,), network.prior.SHAPE)
+def _dirichlet(network: TopicNetwork, batch: Batch, kl_weight: float) -> torch.Tensor:
+    like, K = batch.depth_B, network.num_topics
+    assert isinstance(network.prior, DirichletPrior)
+    with poutine.scale(scale=batch.n_cells / network.n_cells), pyro.plate("topics", K):
+        shape = like.new_full((K,), network.prior.SHAPE)
         a_K = pyro.sample("pseudocounts", dist.Gamma(shape, like.new_full(shape.shape, network.prior.rate)))
-    mu_K, sigma_K = laplace_approximation(a_K)
-    with pyro.plate("cells", batch.n_cells):
-        with poutine.scale(scale=kl_weight):
-            z_BK = pyro.sample("z", dist.Normal(mu_K, sigma_K).expand([batch.n_cells, len(mu_K)]).to_event(1))
-            d_B = pyro.sample("read_depth", dist.LogNormal(batch.depth_B.log(), torch.ones_like(like)))
-        log_rho_BG = network.decoder(z_BK.softmax(-1))
-        log_mean_BG = d_B.log()[:, None] + log_rho_BG
-        pyro.sample("counts", counts_distribution(network, log_mean_BG), obs=batch.dense(log_rho_BG.shape[1]))
-
-
-def guide(network: TopicNetwork, batch: Batch, kl_weight: float = 1.0) -> None:
-    """Say what the encoder believes of each cell, and the posterior of the pseudocounts."""
-    share = batch.n_cells / network.n_cells
-    with poutine.scale(scale=share), pyro.plate("topics", network.num_topics):
-        pyro.sample("pseudocounts", PseudocountPosterior(network.prior.loc_K, network.prior.scale_K))
-    posterior = network.encoder(batch)
+    mu_K, sigma_K = prior.laplace_approximation(a_K)
     with pyro.plate("cells", batch.n_cells), poutine.scale(scale=kl_weight):
-        pyro.sample("z", dist.Normal(posterior.theta_loc_BK, posterior.theta_scale_BK).to_event(1))
-        pyro.sample("read_depth", dist.LogNormal(posterior.depth_loc_B, posterior.depth_scale_B))
+        z_BK = pyro.sample("z", dist.Normal(mu_K, sigma_K).expand([batch.n_cells, K]).to_event(1))
+    return z_BK.softmax(-1)
 
 
-def counts_distribution(network: TopicNetwork, log_mean_BG: torch.Tensor) -> dist.TorchDistribution:
+def _stick_breaking(network: TopicNetwork, batch: Batch, kl_weight: float) -> torch.Tensor:
+    like = batch.depth_B
+    assert isinstance(network.prior, DirichletProcessPrior)
+    with poutine.scale(scale=batch.n_cells / network.n_cells):
+        hyper = dist.Gamma(like.new_tensor(network.prior.SHAPE), like.new_tensor(network.prior.RATE))
+        alpha = pyro.sample("concentration", hyper)
+    n_sticks = network.num_topics - 1
+    with pyro.plate("cells", batch.n_cells), pyro.plate("sticks", n_sticks), poutine.scale(scale=kl_weight):
+        v_SB = pyro.sample("sticks_broken", StickPrior(alpha.expand(n_sticks, batch.n_cells)))
+    left_SB = (1 - v_SB).cumprod(0)
+    one = torch.ones_like(v_SB[:1])
+    return (torch.cat([v_SB, one]) * torch.cat([one, left_SB])).T
+
+
+def guide(network: TopicNetwork, batch: Batch, kl_weight: float = 1.0, dependence: torch.Tensor | None = None) -> None:
+    """Say what the encoder believes of each cell, and the posterior of the prior's parameters."""
+    posterior = network.encoder(batch)
+    p = network.prior
+    with poutine.scale(scale=batch.n_cells / network.n_cells):
+        if isinstance(p, DirichletPrior):
+            with pyro.plate("topics", network.num_topics):
+                pyro.sample("pseudocounts", PseudocountPosterior(p.loc_K, p.scale_K))
+        else:
+            pyro.sample("concentration", dist.Gamma(p.log_shape.exp(), p.log_rate.exp()))
+    with pyro.plate("cells", batch.n_cells), poutine.scale(scale=kl_weight):
+        loc, scale = posterior.theta_loc_BK, posterior.theta_scale_BK
+        if isinstance(p, DirichletPrior):
+            pyro.sample("z", dist.Normal(loc, scale).to_event(1))
+        else:
+            with pyro.plate("sticks", p.n_sticks):
+                q = StickPosterior(loc[:, : p.n_sticks].T, scale[:, : p.n_sticks].T, p.nodes, p.weights)
+                pyro.sample("sticks_broken", q)
+        if posterior.depth_loc_B is not None:
+            pyro.sample("read_depth", dist.LogNormal(posterior.depth_loc_B, posterior.depth_scale_B))
+
+
+class OpenPeaks(dist.Multinomial):
+    """Which peaks are open, as a multinomial of as many draws as peaks are open; every cell has its own number.
+
+    Whatever the number of draws, log p(x) = lgamma(sum x + 1) - sum lgamma(x + 1) + sum x log rho.
+    """
+
+
+def _negative_binomial(network: TopicNetwork, log_mean_BG: torch.Tensor) -> dist.TorchDistribution:
     """Negative binomial of the counts, by logits or by probabilities."""
+    assert network.log_dispersion_G is not None
     r_G = network.log_dispersion_G.exp()
     if network.nb_logspace:
         return dist.NegativeBinomial(r_G, logits=log_mean_BG - network.log_dispersion_G).to_event(1)

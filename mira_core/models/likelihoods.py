@@ -46,3 +46,10 @@ def negative_binomial(
     at_nonzero_M = torch.lgamma(x + r_M) - torch.lgamma(r_M) - torch.lgamma(x + 1) + x * log_success_M
     dense_B = log_failure_BG @ r_G
     return dense_B.index_add(0, cell, at_nonzero_M)
+
+
+def multinomial(batch: Batch, log_rho_BG: torch.Tensor) -> torch.Tensor:
+    """Log likelihood of each cell's open peaks, B: log Gamma(#open + 1) + the sum of log rho over them."""
+    log_p_M = log_rho_BG[batch.cell_M, batch.feature_M]
+    coefficient_B = torch.lgamma(batch.depth_B + 1)
+    return coefficient_B.index_add(0, batch.cell_M, log_p_M * batch.count_M)

@@ -10,6 +10,7 @@ import itertools
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
@@ -25,8 +26,14 @@ class Dropout(nn.Module):
         """Apply to any shape."""
         if not self.training or self.p == 0:
             return x
-        keep = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator)
-        return x * keep.div_(1 - self.p)
+        return x * self._kept(x).div_(1 - self.p)
+
+    def hide(self, x: torch.Tensor) -> torch.Tensor:
+        """Zero entries without scaling the others."""
+        return x * self._kept(x) if self.training and self.p else x
+
+    def _kept(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator)
 
     def extra_repr(self) -> str:
         """Show the rate."""
@@ -38,15 +45,68 @@ def linear(n_in: int, n_out: int, bias: bool = False) -> nn.Linear:
     return nn.utils.skip_init(nn.Linear, n_in, n_out, bias=bias)
 
 
+class PeakEmbedding(nn.Module):
+    """A table of one vector per peak, E x embedding_size; a cell has the mean of its open peaks."""
+
+    def __init__(self, n_peaks: int, embedding_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_peaks, embedding_size))
+
+    def forward(self, open_BE: torch.Tensor) -> torch.Tensor:
+        """Average, B x embedding_size; a cell without open peaks has zeros."""
+        return open_BE @ self.weight / open_BE.sum(1, keepdim=True).clamp(min=1)
+
+
+class SpectralLinear(nn.Linear):
+    """A linear layer whose weight is divided by its largest singular value, so that it stretches nothing.
+
+    The singular value is followed by one power iteration per training step (Miyato et al., ICLR 2018).
+    """
+
+    u: torch.Tensor
+    v: torch.Tensor
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__(n_in, n_out, device="meta")
+        self.to_empty(device="cpu")
+        self.register_buffer("u", torch.empty(n_out))
+        self.register_buffer("v", torch.empty(n_in))
+
+    @torch.no_grad()
+    def _iterate(self) -> None:
+        self.v.copy_(F.normalize(self.weight.T @ self.u, dim=0))
+        self.u.copy_(F.normalize(self.weight @ self.v, dim=0))
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw the vectors of the power iteration, and bring them near the singular vectors."""
+        with torch.no_grad():
+            self.u.copy_(F.normalize(self.u.normal_(generator=generator), dim=0))
+        for _ in range(15):
+            self._iterate()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the scaled weight."""
+        if self.training:
+            self._iterate()
+        # copies: the buffers change before the backward pass when the layer is used twice in a step
+        largest = self.u.clone() @ (self.weight @ self.v.clone())
+        return F.linear(x, self.weight / largest, self.bias)
+
+
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw the weights of all linear layers inside, as torch does by default."""
+    """Draw the weights of all layers inside, as torch does by default."""
     for layer in module.modules():
+        if isinstance(layer, PeakEmbedding):
+            with torch.no_grad():
+                layer.weight.normal_(generator=generator)
         if isinstance(layer, nn.Linear):
             bound = 1 / math.sqrt(layer.in_features)
             with torch.no_grad():
                 layer.weight.uniform_(-bound, bound, generator=generator)
                 if layer.bias is not None:
                     layer.bias.uniform_(-bound, bound, generator=generator)
+            if isinstance(layer, SpectralLinear):
+                layer.initialise(generator)
 
 
 def use_generator(module: nn.Module, generator: torch.Generator | None) -> None:

@@ -1,6 +1,6 @@
-"""From a cell's topics to its relative frequencies of features.
+"""From a cell's topics, and its technical covariates, to its relative frequencies of features.
 
-Shapes: B cells, G modelled features, K topics.
+Shapes: B cells, C covariate columns, G modelled features, K topics.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..data.statistics import Statistics
-from .blocks import Dropout, linear
+from .blocks import block, linear
 
 
 class Decoder(nn.Module):
-    """log rho = log softmax(base + BatchNorm(beta^T dropout(theta))).
+    """The biological signal: log rho = log softmax(base + BatchNorm(beta^T theta)).
 
     `base_G`, the centred log of the training cells' mean profile, is where the decoder starts; what the
     BatchNorm's bias learns comes on top, so that weight decay pulls towards the mean profile and not to a flat one.
@@ -22,21 +22,21 @@ class Decoder(nn.Module):
 
     base_G: torch.Tensor
 
-    def __init__(self, num_topics: int, statistics: Statistics, dropout: float) -> None:
+    def __init__(self, num_topics: int, statistics: Statistics) -> None:
         super().__init__()
         base = torch.from_numpy(statistics.mean_profile).log()
         self.register_buffer("base_G", (base - base.mean()).float())
-        self.dropout = Dropout(dropout)
         self.beta = linear(num_topics, len(base))
         self.norm = nn.BatchNorm1d(len(base))
 
-    def logits(self, theta_BK: torch.Tensor) -> torch.Tensor:
-        """Return the unnormalised log frequencies, B x G."""
-        return self.base_G + self.norm(self.beta(self.dropout(theta_BK)))
+    def signal(self, theta_BK: torch.Tensor, *, aside: bool = False) -> torch.Tensor:
+        """Return BatchNorm(beta^T theta), B x G; `aside` leaves the running statistics as they are."""
+        x_BG = self.beta(theta_BK)
+        return normalise_aside(x_BG, self.norm) if aside else self.norm(x_BG)
 
     def forward(self, theta_BK: torch.Tensor) -> torch.Tensor:
-        """Return log rho, B x G."""
-        return F.log_softmax(self.logits(theta_BK), dim=1)
+        """Return log rho without technical effects, B x G."""
+        return F.log_softmax(self.base_G + self.signal(theta_BK), dim=1)
 
     @torch.no_grad()
     def activations(self) -> torch.Tensor:
@@ -53,3 +53,37 @@ class Decoder(nn.Module):
         """Return each topic's distribution over features, K x G, rows sum to 1."""
         n = self.norm
         return F.softmax(n.weight.abs() * self.activations() + n.bias + self.base_G, dim=1)
+
+
+class TechnicalDecoder(nn.Module):
+    """The technical signal of CODAL: gamma * BatchNorm(W h([theta, c]) + b), added to the biological one.
+
+    `h` is one block; the BatchNorm has no weights of its own, and gamma starts at zero, so that training starts
+    without technical effects. (Lynch et al., Nature Communications 2023.)
+    """
+
+    def __init__(self, num_topics: int, n_covariates: int, n_features: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.hidden = block(num_topics + n_covariates, hidden, dropout)
+        self.out = linear(hidden, n_features, bias=True)
+        self.norm = nn.BatchNorm1d(n_features, affine=False)
+        self.gamma_G = nn.Parameter(torch.zeros(n_features))
+
+    def signal(self, theta_BK: torch.Tensor, covariates_BC: torch.Tensor, *, aside: bool = False) -> torch.Tensor:
+        """Return the technical effects, B x G; `aside` leaves the running statistics as they are."""
+        x_B = torch.cat([theta_BK, covariates_BC], dim=1)
+        if aside:
+            first, norm, *others = self.hidden
+            assert isinstance(norm, nn.BatchNorm1d)
+            h = normalise_aside(first(x_B), norm)
+            for layer in others:
+                h = layer(h)
+            return self.gamma_G * normalise_aside(self.out(h), self.norm)
+        return self.gamma_G * self.norm(self.out(self.hidden(x_B)))
+
+
+def normalise_aside(x: torch.Tensor, norm: nn.BatchNorm1d) -> torch.Tensor:
+    """Apply a batch normalisation without a trace in its running statistics."""
+    if not norm.training:
+        return norm(x)
+    return F.batch_norm(x, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)

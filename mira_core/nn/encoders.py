@@ -26,13 +26,18 @@ class Posterior(NamedTuple):
     theta_loc_BK, theta_scale_BK
         Normal distribution of the topics' logits.
     depth_loc_B, depth_scale_B
-        Log-normal distribution of the read depth.
+        Log-normal distribution of the read depth; None in models of accessibility, which have none.
     """
 
     theta_loc_BK: torch.Tensor
     theta_scale_BK: torch.Tensor
-    depth_loc_B: torch.Tensor
-    depth_scale_B: torch.Tensor
+    depth_loc_B: torch.Tensor | None = None
+    depth_scale_B: torch.Tensor | None = None
+
+
+def positions(endogenous: np.ndarray) -> torch.Tensor:
+    """Return where each of the G features stands among the encoder's; -1 for those it does not see."""
+    return torch.from_numpy(np.where(endogenous, np.cumsum(endogenous) - 1, -1))
 
 
 class DevianceResiduals(nn.Module):
@@ -59,8 +64,7 @@ class DevianceResiduals(nn.Module):
     def __init__(self, endogenous: np.ndarray, statistics: Statistics) -> None:
         super().__init__()
         share = torch.tensor(statistics.endogenous_share)
-        position = np.where(endogenous, np.cumsum(endogenous) - 1, -1)
-        self.register_buffer("position_G", torch.from_numpy(position))
+        self.register_buffer("position_G", positions(endogenous))
         self.register_buffer("share_E", share)
         # log(1 / (1 - pi)) in double precision: pi may be tiny
         self.register_buffer("at_zero_E", torch.sqrt(-2 * torch.log1p(-share.clamp(max=1 - 1e-12))))
@@ -91,6 +95,7 @@ class ExpressionEncoder(nn.Module):
 
     The read depth is told by its residual: its posterior starts at the observed depth, within a tenth. Started
     at random instead, small data sets explain the misfit by the dispersions, which then never recover.
+    `n_told` counts the covariates and extra features.
     """
 
     def __init__(
@@ -101,14 +106,13 @@ class ExpressionEncoder(nn.Module):
         num_layers: int,
         embedding_size: int | None,
         dropout: float,
-        n_covariates: int = 0,
-        n_extra: int = 0,
+        n_told: int = 0,
     ) -> None:
         super().__init__()
         self.num_topics = num_topics
         self.residuals = residuals
         self.layers = encoder_stack(
-            residuals.n_features + 1 + n_covariates + n_extra,
+            residuals.n_features + 1 + n_told,
             embedding_size or hidden,
             hidden,
             2 * num_topics + 2,

@@ -1,49 +1,100 @@
-"""The whole network of one topic model: encoder, prior, decoder, dispersions."""
+"""The whole network of one topic model: encoder, prior, decoders, dispersions, critic."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
 import torch
 from torch import nn
 
 from ..data.statistics import Statistics
 from . import blocks
-from .decoder import Decoder
-from .encoders import ExpressionEncoder
-from .prior import DirichletPrior
+from .blocks import Dropout
+from .decoder import Decoder, TechnicalDecoder
+from .dependence import Dependence
+from .encoders import DevianceResiduals, ExpressionEncoder
+from .peak_encoders import DANEncoder, LSIEncoder, OpenPeaks
+from .prior import DirichletPrior, DirichletProcessPrior
 
 
 class TopicNetwork(nn.Module):
     """All parameters of a topic model; which distributions they enter is told in ``models.generative``.
 
+    Parameters
+    ----------
+    options
+        Resolved options of the model.
+    endogenous
+        Which of the G features the encoder sees.
+    statistics
+        Of the training cells.
+    n_covariates, n_extra
+        Columns of covariates and of extra features.
+
     Attributes
     ----------
     encoder, prior, decoder
         Parts.
+    technical, dependence
+        Parts of a CODAL model; else None.
     log_dispersion_G
-        Log of the negative binomial's inverse dispersion, starting at log 5.
+        Log of the negative binomial's inverse dispersion, starting at log 5; None for accessibility.
     n_cells
-        Training cells; the prior's divergence is spread over them.
+        Training cells; the divergence of the prior's own parameters is spread over them.
     """
 
     def __init__(
         self,
-        encoder: ExpressionEncoder,
+        options: Mapping[str, Any],
+        endogenous: np.ndarray,
         statistics: Statistics,
-        *,
-        num_topics: int,
-        initial_pseudocounts: float,
-        decoder_dropout: float,
-        nb_logspace: bool,
+        n_covariates: int,
+        n_extra: int,
     ) -> None:
         super().__init__()
-        self.n_cells = statistics.n_cells
-        self.num_topics = num_topics
-        self.nb_logspace = nb_logspace
-        self.encoder = encoder
-        self.prior = DirichletPrior(num_topics, initial_pseudocounts)
-        self.decoder = Decoder(num_topics, statistics, decoder_dropout)
-        n_features = len(statistics.mean_profile)
-        self.log_dispersion_G = nn.Parameter(torch.full((n_features,), 5.0).log())
+        K, G = options["num_topics"], len(statistics.mean_profile)
+        self.n_cells, self.num_topics, self.n_features = statistics.n_cells, K, G
+        self.encoder = _encoder(options, endogenous, statistics, n_covariates + n_extra)
+        self.prior: DirichletPrior | DirichletProcessPrior = (
+            DirichletPrior(K, options["initial_pseudocounts"])
+            if options["topic_prior"] == "dirichlet"
+            else DirichletProcessPrior(K)
+        )
+        self.theta_dropout = Dropout(options["decoder_dropout"])
+        self.decoder = Decoder(K, statistics)
+        self.nb_logspace = options.get("nb_parameterize_logspace", True)
+        expression = options["feature_type"] == "expression"
+        self.log_dispersion_G = nn.Parameter(torch.full((G,), 5.0).log()) if expression else None
+        self.technical: TechnicalDecoder | None = None
+        self.dependence: Dependence | None = None
+        if n_covariates:
+            self.technical = TechnicalDecoder(
+                K, n_covariates, G, options["covariates_hidden"], options["covariates_dropout"]
+            )
+            self.technical_mask = Dropout(options["mask_dropout"])
+            self.dependence = Dependence(G, options["dependence_hidden"])
+            self.dependence_dropout = Dropout(options["covariates_dropout"])
+            self.n_pairs = options["marginal_estimation_size"]
+
+    def model_parameters(self) -> Iterator[nn.Parameter]:
+        """Every parameter but the critic's, which has an optimiser of its own."""
+        return (p for name, p in self.named_parameters() if not name.startswith("dependence."))
+
+    def log_frequencies(self, theta_BK: torch.Tensor, covariates_BC: torch.Tensor) -> torch.Tensor:
+        """Return log rho of the cells, B x G, technical effects included."""
+        theta_BK = self.theta_dropout(theta_BK)
+        if self.technical is None:
+            return self.decoder(theta_BK)
+        technical_BG = self.technical_mask.hide(self.technical.signal(theta_BK, covariates_BC))
+        return (self.decoder.base_G + self.decoder.signal(theta_BK) + technical_BG).log_softmax(1)
+
+    def signals(self, theta_BK: torch.Tensor, covariates_BC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the biological and the technical signal whose dependence is penalised, B x G each."""
+        assert self.technical is not None
+        theta_BK = self.dependence_dropout(theta_BK)
+        return self.decoder.signal(theta_BK, aside=True), self.technical.signal(theta_BK, covariates_BC, aside=True)
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw all weights."""
@@ -56,4 +107,18 @@ class TopicNetwork(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
-        return self.log_dispersion_G.device
+        return self.decoder.base_G.device
+
+
+def _encoder(
+    options: Mapping[str, Any], endogenous: np.ndarray, statistics: Statistics, n_told: int
+) -> ExpressionEncoder | DANEncoder | LSIEncoder:
+    shape = (options["num_topics"], options["hidden"], options["num_layers"], options["embedding_size"])
+    dropout = options["encoder_dropout"]
+    if options["feature_type"] == "expression":
+        return ExpressionEncoder(DevianceResiduals(endogenous, statistics), *shape, dropout, n_told)
+    peaks = OpenPeaks(endogenous, options["embedding_dropout"])
+    if options["atac_encoder"] == "fast":
+        assert statistics.lsi is not None
+        return LSIEncoder(peaks, statistics.lsi, *shape, dropout, n_told)
+    return DANEncoder(peaks, *shape, dropout, n_told, skip=options["atac_encoder"] == "skipDAN")

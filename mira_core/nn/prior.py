@@ -1,15 +1,24 @@
-"""The prior of the topics: a Dirichlet with learned pseudocounts, in the softmax basis."""
+"""Priors of the topics, and how far a cell's posterior is from them.
+
+Both priors work on a cell's normal variable z, of which the encoder tells mean and scale; they differ in how z
+becomes the composition theta.
+
+Shapes: B cells, K topics.
+"""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
+import scipy.special
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
 class DirichletPrior(nn.Module):
-    """Pseudocounts a_k of the Dirichlet prior and their posterior.
+    """A Dirichlet with learned pseudocounts, in the softmax basis: theta = softmax(z).
 
     a_k ~ Gamma(2, 2 K / I) with I the initial pseudocounts, so that E[a_k] = I / K; the posterior is log-normal
     and starts at the prior's mean and variance.
@@ -31,6 +40,99 @@ class DirichletPrior(nn.Module):
         """Scale of the log-normal posterior."""
         return self.log_scale_K.exp()
 
+    def noise(self, generator: torch.Generator | None) -> torch.Tensor:
+        """Draw what `sample` needs, K."""
+        return torch.empty_like(self.loc_K).normal_(generator=generator)
+
+    def fixed_noise(self, n: int) -> torch.Tensor:
+        """Return noise for `n` draws that stand for the posterior, always the same, n x K."""
+        return quasi_normal(n, len(self.loc_K)).to(self.loc_K)
+
+    def sample(self, noise_K: torch.Tensor) -> torch.Tensor:
+        """Return the pseudocounts of a draw, K."""
+        return (self.loc_K + self.scale_K * noise_K).exp()
+
+    def divergence(self) -> torch.Tensor:
+        """KL divergence of the pseudocounts' posterior from their prior."""
+        shape = torch.full_like(self.loc_K, self.SHAPE)
+        rate = torch.full_like(shape, self.rate)
+        return log_normal_gamma_divergence(self.loc_K, self.scale_K, shape, rate).sum()
+
+    def topics_divergence(self, loc_BK: torch.Tensor, scale_BK: torch.Tensor, a_K: torch.Tensor) -> torch.Tensor:
+        """KL divergence of the cells' posteriors from the prior that pseudocounts `a_K` give, B."""
+        mu_K, sigma_K = laplace_approximation(a_K)
+        return normal_divergence(loc_BK, scale_BK, mu_K, sigma_K).sum(1)
+
+    def theta(self, z_BK: torch.Tensor) -> torch.Tensor:
+        """Compositions, B x K."""
+        return z_BK.softmax(-1)
+
+
+class DirichletProcessPrior(nn.Module):
+    """A Dirichlet process, truncated at K topics: theta by breaking a stick at v = sigmoid(z).
+
+    alpha ~ Gamma(2, 0.5) with a Gamma posterior that starts there; v_ik ~ Beta(1, alpha). The stick is broken
+    K - 1 times, and the last topic takes what is left.
+    """
+
+    SHAPE, RATE = 2.0, 0.5
+    NODES = 32  # of the quadrature; exact to 1e-6 for scales up to 3
+
+    nodes: torch.Tensor
+    weights: torch.Tensor
+
+    def __init__(self, num_topics: int) -> None:
+        super().__init__()
+        self.n_sticks = num_topics - 1
+        self.log_shape = nn.Parameter(torch.tensor(math.log(self.SHAPE)))
+        self.log_rate = nn.Parameter(torch.tensor(math.log(self.RATE)))
+        nodes, weights = np.polynomial.hermite_e.hermegauss(self.NODES)
+        self.register_buffer("nodes", torch.from_numpy(nodes).float(), persistent=False)
+        self.register_buffer("weights", torch.from_numpy(weights / weights.sum()).float(), persistent=False)
+
+    def noise(self, generator: torch.Generator | None) -> torch.Tensor:
+        """Draw what `sample` needs: a standard Gamma variable of the posterior's shape."""
+        return torch._standard_gamma(self.log_shape.detach().exp(), generator=generator)
+
+    def fixed_noise(self, n: int) -> torch.Tensor:
+        """Return noise for `n` draws that stand for the posterior, always the same, n: quantiles."""
+        shape = float(self.log_shape.detach().exp())
+        return torch.from_numpy(scipy.special.gammaincinv(shape, (np.arange(n) + 0.5) / n)).to(self.log_shape)
+
+    def sample(self, noise: torch.Tensor) -> torch.Tensor:
+        """Return the concentration alpha of a draw, with gradients by implicit reparameterisation."""
+        shape = self.log_shape.exp()
+        slope = torch._standard_gamma_grad(shape.detach(), noise)
+        return (noise + slope * (shape - shape.detach())) / self.log_rate.exp()
+
+    def divergence(self) -> torch.Tensor:
+        """KL divergence of the concentration's posterior from its prior."""
+        q = torch.distributions.Gamma(self.log_shape.exp(), self.log_rate.exp())
+        p = torch.distributions.Gamma(torch.full_like(q.rate, self.SHAPE), torch.full_like(q.rate, self.RATE))
+        return torch.distributions.kl_divergence(q, p)
+
+    def topics_divergence(self, loc_BK: torch.Tensor, scale_BK: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+        """KL divergence of the cells' posteriors from the prior that concentration `alpha` gives, B."""
+        loc, scale = loc_BK[:, : self.n_sticks], scale_BK[:, : self.n_sticks]
+        return logit_normal_beta_divergence(loc, scale, alpha, self.nodes, self.weights).sum(1)
+
+    def theta(self, z_BK: torch.Tensor) -> torch.Tensor:
+        """Compositions, B x K."""
+        z = z_BK[..., : self.n_sticks]
+        log_left = F.logsigmoid(-z).cumsum(-1)
+        first = torch.cat([torch.zeros_like(z[..., :1]), log_left], dim=-1)
+        broken = torch.cat([F.logsigmoid(z), torch.zeros_like(z[..., :1])], dim=-1)
+        return (first + broken).exp()
+
+
+Prior = DirichletPrior | DirichletProcessPrior
+
+
+def quasi_normal(n: int, dimension: int) -> torch.Tensor:
+    """Quasi-random standard normal points, n x dimension, float64, always the same ones (scrambled Sobol)."""
+    sobol = torch.quasirandom.SobolEngine(dimension, scramble=True, seed=0)
+    return torch.special.ndtri(sobol.draw(n, dtype=torch.float64).clamp(1e-9, 1 - 1e-9))
+
 
 def laplace_approximation(a_K: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of the softmax-basis normal that stands for Dirichlet(a).
@@ -43,3 +145,37 @@ def laplace_approximation(a_K: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     mu = log_a - log_a.mean(-1, keepdim=True)
     variance = inverse * (1 - 2 / K) + inverse.sum(-1, keepdim=True) / K**2
     return mu, variance.sqrt()
+
+
+def normal_divergence(
+    loc_q: torch.Tensor, scale_q: torch.Tensor, loc_p: torch.Tensor, scale_p: torch.Tensor
+) -> torch.Tensor:
+    """KL divergence between normals, elementwise."""
+    ratio = (scale_q / scale_p) ** 2
+    return 0.5 * (ratio + ((loc_q - loc_p) / scale_p) ** 2 - 1 - ratio.log())
+
+
+def log_normal_gamma_divergence(
+    m: torch.Tensor, s: torch.Tensor, alpha: torch.Tensor, beta: torch.Tensor
+) -> torch.Tensor:
+    """KL divergence of LogNormal(m, s) from Gamma(alpha, beta), in closed form.
+
+    With E[log a] = m and E[a] = exp(m + s^2 / 2):
+    -log s - (1 + log 2 pi) / 2 - m - [alpha log beta - lgamma(alpha) + (alpha - 1) m - beta E[a]].
+    """
+    entropy = s.log() + 0.5 * (1 + math.log(2 * math.pi)) + m
+    expected = alpha * beta.log() - torch.lgamma(alpha) + (alpha - 1) * m - beta * (m + s**2 / 2).exp()
+    return -entropy - expected
+
+
+def logit_normal_beta_divergence(
+    loc: torch.Tensor, scale: torch.Tensor, alpha: torch.Tensor, nodes: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """KL divergence of sigmoid(Normal(loc, scale)) from Beta(1, alpha), elementwise.
+
+    -H(Normal) - E[log v] - alpha E[log(1 - v)] - log alpha, with -E[log(1 - v)] = E[softplus(z)] = e by
+    Gauss-Hermite quadrature, and -E[log v] = e - loc.
+    """
+    e = sum((w * F.softplus(loc + scale * x) for x, w in zip(nodes, weights, strict=True)), torch.zeros_like(loc))
+    entropy = scale.log() + 0.5 * (1 + math.log(2 * math.pi))
+    return -entropy + (e - loc) + alpha * e - alpha.log()

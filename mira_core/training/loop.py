@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..data import loaders
 from ..data.counts import Cells
@@ -15,7 +15,9 @@ from ..errors import TrainingError
 from ..nn.network import TopicNetwork
 from ..records import EpochRecord, Record, StepRecord
 from . import schedules
-from .objective import REFERENCE_BATCH, draw, loss_terms
+from .step import Stepper, all_finite, copy_state
+
+MEANS = ("loss", "distortion", "rate", "dependence")
 
 
 def train(network: TopicNetwork, cells: Cells, options: Mapping[str, Any], seed: int) -> Generator[Record, None, None]:
@@ -39,20 +41,17 @@ def train(network: TopicNetwork, cells: Cells, options: Mapping[str, Any], seed:
     Raises
     ------
     TrainingError
-        If the loss is no longer finite.
+        If the loss or a weight is no longer finite. The network is then as it was after the last epoch that ended
+        well.
     """
-    device = network.device
     rng = np.random.default_rng(seed)
-    generator = torch.Generator(device=device).manual_seed(seed)
-    network.use_generator(generator)
-    optimiser = torch.optim.AdamW(
-        network.parameters(), lr=1.0, betas=(0.9, 0.999), weight_decay=options["weight_decay"], fused=True
-    )
-    (group,) = optimiser.param_groups
+    stepper = Stepper(network, options, seed)
     per_epoch = loaders.steps_per_epoch(len(cells), options["batch_size"])
     total = per_epoch * options["num_epochs"]
     anneal = schedules.ANNEALING[options["kl_strategy"]]
+    dependence_beta = options.get("dependence_beta", 0.0)
     step = 0
+    good = copy_state(network)
     try:
         for epoch in range(1, options["num_epochs"] + 1):
             network.train()
@@ -64,44 +63,65 @@ def train(network: TopicNetwork, cells: Cells, options: Mapping[str, Any], seed:
                 batch = next(batches, None)
                 if batch is None:
                     break
-                batch = batch.to(device)
+                batch = batch.to(network.device)
                 waiting += time.perf_counter() - asked
                 lr = schedules.learning_rate(step, total, options["min_learning_rate"], options["max_learning_rate"])
                 momentum = schedules.momentum(step, total, options["min_momentum"], options["max_momentum"])
                 kl_weight = options["cost_beta"] * anneal(step, total)
-                group["lr"], group["betas"] = lr, (momentum, 0.999)
+                dependence_weight = options["cost_beta"] * dependence_beta * schedules.dependence(step, total)
 
-                optimiser.zero_grad(set_to_none=True)
-                terms = loss_terms(network, batch, draw(network, batch, generator))
-                loss = terms.loss(kl_weight)
-                (loss * (REFERENCE_BATCH / batch.n_cells)).backward()
-                optimiser.step()
-
+                told = stepper.step(
+                    batch, lr=lr, momentum=momentum, kl_weight=kl_weight, dependence_weight=dependence_weight
+                )
                 step += 1
                 n_seen += batch.n_cells
-                told = torch.stack([loss, terms.distortion, terms.rate]).detach() / batch.n_cells
-                value, distortion, rate = told.tolist()
-                if not np.isfinite(value):
-                    raise TrainingError(_not_finite(step, epoch, lr, options))
-                steps.append(StepRecord(step, epoch, value, distortion, rate, kl_weight, lr, momentum))
+                if not math.isfinite(told.loss):
+                    raise _diverged(network, cells, options, step, epoch, lr)
+                steps.append(
+                    StepRecord(
+                        step, epoch, *told[:3], kl_weight, lr, momentum,
+                        dependence=told.dependence, dependence_weight=dependence_weight,
+                    )
+                )  # fmt: skip
                 yield steps[-1]
-            if not all(t.isfinite().all() for t in network.state_dict().values() if t.is_floating_point()):
-                raise TrainingError(_not_finite(step, epoch, lr, options))  # by the last step: no later loss tells
+            if not all_finite(network):  # by the last step: no later loss tells
+                raise _diverged(network, cells, options, step, epoch, lr)
+            good = copy_state(network)
             seconds = time.perf_counter() - began
-            mean = {k: float(np.mean([getattr(s, k) for s in steps])) for k in ("loss", "distortion", "rate")}
+            last = steps[-1]
             yield EpochRecord(
-                epoch, step, **mean, kl_weight=steps[-1].kl_weight, learning_rate=steps[-1].learning_rate,
-                momentum=steps[-1].momentum, seconds=seconds, cells_per_second=n_seen / seconds,
+                epoch, step, **{k: float(np.mean([getattr(s, k) for s in steps])) for k in MEANS},
+                kl_weight=last.kl_weight, learning_rate=last.learning_rate, momentum=last.momentum,
+                dependence_weight=last.dependence_weight, seconds=seconds, cells_per_second=n_seen / seconds,
                 waiting=waiting / seconds,
             )  # fmt: skip
+    except TrainingError:
+        network.load_state_dict(good)
+        raise
     finally:
-        network.use_generator(None)
-        network.eval()
+        stepper.close()
 
 
-def _not_finite(step: int, epoch: int, lr: float, options: Mapping[str, Any]) -> str:
-    return (
-        f"the loss is no longer finite at step {step} (epoch {epoch}, learning rate {lr:.2g}). Usually "
-        f"max_learning_rate ({options['max_learning_rate']:g}) is too high, or a few cells have extreme counts. "
-        "Try a third of the learning rate, and look for cells with outlying total counts"
+def _diverged(
+    network: TopicNetwork, cells: Cells, options: Mapping[str, Any], step: int, epoch: int, lr: float
+) -> TrainingError:
+    """Name what is likely to have made the loss infinite, the likeliest first."""
+    depths = cells.counts.depths()
+    extreme, median = depths.max(), float(np.median(depths))
+    causes = []
+    if extreme > 50 * median:
+        causes.append(
+            f"outlier cells: the deepest cell has {extreme:,.0f} counts, {extreme / median:,.0f} times the median; "
+            "leave out cells with extreme total counts"
+        )
+    causes.append(
+        f"a learning rate that is too high: max_learning_rate is {options['max_learning_rate']:g}; try a third of it, "
+        "or find bounds by get_learning_rate_bounds"
+    )
+    if network.n_features > 20_000 and options["feature_type"] == "expression":
+        causes.append(f"too many features: {network.n_features:,} genes; model the few thousand most variable ones")
+    return TrainingError(
+        f"the loss is no longer finite at step {step} (epoch {epoch}, learning rate {lr:.2g}). Likely causes: "
+        + "; or ".join(causes)
+        + f". The model is as it was after epoch {epoch - 1}"
     )

@@ -2,7 +2,7 @@
 
 Training, evaluation and tuning all call `loss_terms`; they differ only in the draws they pass.
 
-Shapes: B cells, K topics.
+Shapes: B cells, K topics, P mismatched pairs of cells.
 """
 
 from __future__ import annotations
@@ -12,18 +12,26 @@ from typing import NamedTuple
 import torch
 
 from ..data.counts import Batch
-from ..models.generative import pseudocount_divergence
-from ..models.likelihoods import negative_binomial
+from ..models.likelihoods import multinomial, negative_binomial
+from ..nn.dependence import mismatched_pairs
 from ..nn.network import TopicNetwork
-from ..nn.prior import laplace_approximation
+from ..nn.prior import normal_divergence
 
 REFERENCE_BATCH = 64  # the loss of a minibatch is scaled as if it had this many cells
 
 
 class Draws(NamedTuple):
-    """Standard normal draws behind one evaluation of the loss: pseudocounts K, topics B x K, depth B."""
+    """Random numbers behind one evaluation of the loss.
 
-    pseudocounts_K: torch.Tensor
+    Attributes
+    ----------
+    prior
+        Of the prior's own parameters, see its `noise`.
+    theta_BK, depth_B
+        Standard normal.
+    """
+
+    prior: torch.Tensor
     theta_BK: torch.Tensor
     depth_B: torch.Tensor
 
@@ -36,26 +44,30 @@ class LossTerms(NamedTuple):
     reconstruction
         Negative log likelihood of the counts.
     topics_kl
-        KL(q(z) || p(z)), the rate.
+        KL(q(z) || p(z)).
     depth_kl
-        KL(q(d) || p(d)).
-    pseudocounts_kl
-        KL(q(a) || p(a)), the share of these cells: B / N of it.
+        KL(q(d) || p(d)); zero for accessibility.
+    prior_kl
+        Divergence of the prior's own parameters, the share of these cells: B / N of it.
+    dependence
+        B times the dependence of technical on biological signals; zero without covariates.
     """
 
     reconstruction: torch.Tensor
     topics_kl: torch.Tensor
     depth_kl: torch.Tensor
-    pseudocounts_kl: torch.Tensor
+    prior_kl: torch.Tensor
+    dependence: torch.Tensor
 
-    def loss(self, kl_weight: float | torch.Tensor) -> torch.Tensor:
-        """Sum of the terms with the annealed weight on the divergences of the cells."""
-        return self.reconstruction + kl_weight * (self.topics_kl + self.depth_kl) + self.pseudocounts_kl
+    def loss(self, kl_weight: float | torch.Tensor, dependence_weight: float | torch.Tensor = 0.0) -> torch.Tensor:
+        """Sum of the terms with the annealed weights."""
+        elbo = self.reconstruction + kl_weight * (self.topics_kl + self.depth_kl) + self.prior_kl
+        return elbo + dependence_weight * self.dependence
 
     @property
     def distortion(self) -> torch.Tensor:
         """Negative ELBO less the topics' divergence."""
-        return self.reconstruction + self.depth_kl + self.pseudocounts_kl
+        return self.reconstruction + self.depth_kl + self.prior_kl
 
     @property
     def rate(self) -> torch.Tensor:
@@ -66,42 +78,75 @@ class LossTerms(NamedTuple):
 def draw(network: TopicNetwork, batch: Batch, generator: torch.Generator | None) -> Draws:
     """Draw what the loss of one minibatch needs."""
     like, K = batch.depth_B, network.num_topics
-    return Draws(
-        *(
-            torch.empty(shape, dtype=like.dtype, device=like.device).normal_(generator=generator)
-            for shape in ((K,), (batch.n_cells, K), (batch.n_cells,))
-        )
+    prior = network.prior.noise(generator)
+    theta_BK, depth_B = (
+        torch.empty(shape, dtype=like.dtype, device=like.device).normal_(generator=generator)
+        for shape in ((batch.n_cells, K), (batch.n_cells,))
     )
+    return Draws(prior, theta_BK, depth_B)
 
 
-def loss_terms(network: TopicNetwork, batch: Batch, draws: Draws) -> LossTerms:
-    """Compute the terms of the negative ELBO for one draw of the latent variables."""
+def loss_terms(network: TopicNetwork, batch: Batch, draws: Draws) -> tuple[LossTerms, torch.Tensor]:
+    """Compute the terms of the negative ELBO for one draw of the latent variables, dependence left at zero.
+
+    Returns
+    -------
+    LossTerms, torch.Tensor
+        The terms, and the compositions theta of the draw, B x K.
+    """
     prior = network.prior
-    a_K = (prior.loc_K + prior.scale_K * draws.pseudocounts_K).exp()
-    mu_K, sigma_K = laplace_approximation(a_K)
     q = network.encoder(batch)
-    z_BK = q.theta_loc_BK + q.theta_scale_BK * draws.theta_BK
-    log_d_B = q.depth_loc_B + q.depth_scale_B * draws.depth_B
-    log_rho_BG = network.decoder(z_BK.softmax(-1))
-    log_likelihood_B = negative_binomial(
-        batch, log_d_B[:, None] + log_rho_BG, network.log_dispersion_G, network.nb_logspace
-    )
-    shape = torch.full_like(prior.loc_K, prior.SHAPE)
-    a_divergence_K = pseudocount_divergence(prior.loc_K, prior.scale_K, shape, torch.full_like(shape, prior.rate))
-    return LossTerms(
-        reconstruction=-log_likelihood_B.sum(),
-        topics_kl=normal_divergence(q.theta_loc_BK, q.theta_scale_BK, mu_K, sigma_K).sum(),
+    theta_BK = prior.theta(q.theta_loc_BK + q.theta_scale_BK * draws.theta_BK)
+    log_rho_BG = network.log_frequencies(theta_BK, batch.covariates_BC)
+    zero = batch.depth_B.new_zeros(())
+    depth_kl = zero
+    if network.log_dispersion_G is None:
+        log_likelihood_B = multinomial(batch, log_rho_BG)
+    else:
+        assert q.depth_loc_B is not None
+        assert q.depth_scale_B is not None
+        log_d_B = q.depth_loc_B + q.depth_scale_B * draws.depth_B
+        log_likelihood_B = negative_binomial(
+            batch, log_d_B[:, None] + log_rho_BG, network.log_dispersion_G, network.nb_logspace
+        )
         # between log-normals the divergence is that of their logs
-        depth_kl=normal_divergence(
+        depth_kl = normal_divergence(
             q.depth_loc_B, q.depth_scale_B, batch.depth_B.log(), torch.ones_like(batch.depth_B)
-        ).sum(),
-        pseudocounts_kl=a_divergence_K.sum() * (batch.n_cells / network.n_cells),
+        ).sum()
+    terms = LossTerms(
+        reconstruction=-log_likelihood_B.sum(),
+        topics_kl=prior.topics_divergence(q.theta_loc_BK, q.theta_scale_BK, prior.sample(draws.prior)).sum(),
+        depth_kl=depth_kl,
+        prior_kl=prior.divergence() * (batch.n_cells / network.n_cells),
+        dependence=zero,
     )
+    return terms, theta_BK
 
 
-def normal_divergence(
-    loc_q: torch.Tensor, scale_q: torch.Tensor, loc_p: torch.Tensor, scale_p: torch.Tensor
-) -> torch.Tensor:
-    """KL divergence between normals, elementwise."""
-    ratio = (scale_q / scale_p) ** 2
-    return 0.5 * (ratio + ((loc_q - loc_p) / scale_p) ** 2 - 1 - ratio.log())
+class Game(NamedTuple):
+    """The two sides of CODAL's game in one step.
+
+    Attributes
+    ----------
+    dependence
+        B times the estimate, with gradients for the model.
+    critic_loss
+        Minus the estimate on detached signals, with gradients for the critic.
+    """
+
+    dependence: torch.Tensor
+    critic_loss: torch.Tensor
+
+
+def play(network: TopicNetwork, batch: Batch, theta_BK: torch.Tensor, generator: torch.Generator | None) -> Game:
+    """Estimate the dependence between the signals of these cells, for the model and for the critic."""
+    assert network.dependence is not None
+    biological, technical = network.signals(theta_BK, batch.covariates_BC)
+    one, other = mismatched_pairs(batch.n_cells, network.n_pairs, generator, theta_BK.device)
+    critic_loss = -network.dependence(biological.detach(), technical.detach(), one, other)
+    for p in network.dependence.parameters():
+        p.requires_grad_(False)  # the model's loss must not move the critic
+    dependence = network.dependence(biological, technical, one, other)
+    for p in network.dependence.parameters():
+        p.requires_grad_(True)
+    return Game(batch.n_cells * dependence, critic_loss)

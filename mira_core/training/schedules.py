@@ -49,3 +49,10 @@ def cyclic(step: int, total: int, cycles: int = 3, last: float = 0.05) -> float:
 
 
 ANNEALING = {"monotonic": monotonic, "cyclic": cyclic}
+
+
+def dependence(step: int, total: int, cycles: int = 3) -> float:
+    """Rise linearly from zero to 1 over the first half of each of three equal cycles, and stay there."""
+    length = total / cycles
+    cycle = min(int(step // length), cycles - 1)
+    return min(1.0, 2 * (step + 1 - cycle * length) / length)

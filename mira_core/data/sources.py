@@ -1,0 +1,85 @@
+"""What a model may be given as its data, and how it becomes cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import anndata as ad
+import numpy as np
+
+from ..errors import OptionError
+from . import anndata_io
+from .anndata_io import obs_column
+from .counts import Cells
+from .covariates import Coding, strata
+from .on_disk import OnDiskDataset
+
+Data: TypeAlias = ad.AnnData | OnDiskDataset | str | Path
+
+
+def open_source(data: Data) -> ad.AnnData | OnDiskDataset:
+    """Return the data, opened if a path is given: a folder of `write_ondisk_dataset`, or an .h5ad file."""
+    if isinstance(data, OnDiskDataset):
+        return data
+    if isinstance(data, str | Path) and Path(data).is_dir():
+        return OnDiskDataset(data)
+    return anndata_io.open_data(data)
+
+
+def training_cells(data: Data, options: Mapping[str, Any]) -> Cells:
+    """Read what a model is fitted to, as its options say.
+
+    Raises
+    ------
+    DataError
+    """
+    source = open_source(data)
+    if isinstance(source, OnDiskDataset):
+        cells = source.training_cells(options)
+    else:
+        cells = anndata_io.training_cells(source, options)
+    anndata_io.check_trainable(cells)
+    return cells
+
+
+def cells_of_model(
+    source: ad.AnnData | OnDiskDataset,
+    options: Mapping[str, Any],
+    features: np.ndarray,
+    endogenous: np.ndarray,
+    coding: Coding,
+) -> Cells:
+    """Read the cells for a fitted model.
+
+    Raises
+    ------
+    DataError
+    """
+    if isinstance(source, OnDiskDataset):
+        return source.cells_of_model(options, features, endogenous, coding)
+    return anndata_io.cells_of_model(source, options, features, endogenous, coding)
+
+
+def split(
+    source: ad.AnnData | OnDiskDataset, options: Mapping[str, Any], train_size: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows for training and for testing, in random order, in proportion within each stratum of covariates.
+
+    Raises
+    ------
+    OptionError
+        If a part would be empty.
+    """
+    n = len(source)
+    n_train = round(train_size * n) if 0 < train_size < 1 else 0
+    if not 0 < n_train < n:
+        raise OptionError(f"train_size must be between 0 and 1 and leave cells on both sides; got {train_size} of {n}")
+    rng = np.random.default_rng(seed)
+    column = source.column if isinstance(source, OnDiskDataset) else obs_column(source.obs)
+    shuffled = rng.permutation(n)
+    by_stratum = shuffled[np.argsort(strata(column, options, n)[shuffled], kind="stable")]
+    chosen = np.diff(np.arange(n + 1) * n_train // n) > 0  # evenly along the sorted cells
+    train, test = by_stratum[chosen], by_stratum[~chosen]
+    return rng.permutation(train), rng.permutation(test)

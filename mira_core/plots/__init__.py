@@ -1,0 +1,1 @@
+"""Figures with matplotlib: what is computed first, then how it is drawn."""

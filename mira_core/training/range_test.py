@@ -1,0 +1,154 @@
+"""The learning-rate range test: which rates the loss falls at (Smith, WACV 2017)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy import interpolate
+
+from ..data import loaders
+from ..data.counts import Batch, Cells
+from ..errors import TrainingError
+from ..nn.network import TopicNetwork
+from .step import Stepper
+
+DEGREE, SMOOTHING = 5, 5.0
+DIVERGED = 4.0  # the test ends where the loss has climbed this many times as far as it had fallen
+
+
+@dataclass(frozen=True)
+class LearningRateCurve:
+    """Loss against learning rate, and the bounds that were read off it.
+
+    Attributes
+    ----------
+    rates, losses
+        Learning rates in geometric progression, and the mean loss at each, in nats per cell and feature.
+    falling
+        Ends of the stretch where the smoothed loss falls: the bounds before trimming.
+    trim
+        How far the bounds are moved inwards, lower and upper, in natural-log units.
+    diverged
+        Whether the test ended early because the loss ran away.
+    """
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    falling: tuple[float, float]
+    trim: tuple[float, float] = (0.0, 0.5)
+    diverged: bool = False
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The bounds after trimming; where trimming crosses them, both are its middle."""
+        low = math.log(self.falling[0]) + self.trim[0]
+        high = math.log(self.falling[1]) - self.trim[1]
+        if low > high:
+            low = high = (low + high) / 2
+        return math.exp(low), math.exp(high)
+
+    def trimmed(self, lower: float, upper: float) -> LearningRateCurve:
+        """Return the curve with other trims."""
+        return replace(self, trim=(lower, upper))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LearningRateCurve:
+        """Read what `to_dict` returned."""
+        (low, high), (below, above) = values["falling"], values["trim"]
+        return cls(
+            tuple(map(float, values["rates"])), tuple(map(float, values["losses"])),
+            (float(low), float(high)), (float(below), float(above)), bool(values["diverged"]),
+        )  # fmt: skip
+
+    def smoothed(self, rates: np.ndarray) -> np.ndarray:
+        """Return the smoothing spline at learning rates within the range of the test."""
+        spline, mean, deviation = _spline(np.array(self.rates), np.array(self.losses))
+        return mean + deviation * spline(np.log(rates))
+
+
+def range_test(
+    network: TopicNetwork,
+    cells: Cells,
+    options: Mapping[str, Any],
+    seed: int,
+    *,
+    lower: float,
+    upper: float,
+    num_steps: int,
+    eval_every: int,
+) -> Iterator[tuple[float, float]]:
+    """Train while the learning rate rises; yield each rate with the mean loss of its minibatches.
+
+    With fewer minibatches than the test takes, it goes round. It ends early where the loss is no longer finite, or
+    has climbed far above where it began.
+    """
+    stepper = Stepper(network, options, seed)
+    batches = _round_and_round(cells, options["batch_size"], np.random.default_rng(seed))
+    momentum, weight = options["max_momentum"], options["cost_beta"]
+    means: list[float] = []
+    try:
+        for rate in np.geomspace(lower, upper, num_steps).tolist():
+            told = [
+                stepper.step(
+                    next(batches).to(network.device), lr=rate, momentum=momentum, kl_weight=weight,
+                    dependence_weight=weight * options.get("dependence_beta", 0.0),
+                ).loss
+                for _ in range(eval_every)
+            ]  # fmt: skip
+            mean = float(np.mean(told)) / network.n_features
+            if not math.isfinite(mean):
+                return
+            means.append(mean)
+            yield rate, mean
+            if mean - means[0] > DIVERGED * (means[0] - min(means)) + abs(means[0]):
+                return
+    finally:
+        stepper.close()
+
+
+def read_curve(points: list[tuple[float, float]], num_steps: int, trim: tuple[float, float]) -> LearningRateCurve:
+    """Find where the loss falls.
+
+    Raises
+    ------
+    TrainingError
+        If the test ended too early, or the loss nowhere falls.
+    """
+    if len(points) < 2 * (DEGREE + 1):
+        raise TrainingError(
+            f"the loss ran away after {len(points)} of {num_steps} learning rates. "
+            "Start lower by lower_bound_lr, and look for cells with outlying total counts"
+        )
+    rates, losses = np.array(points).T
+    spline, _, _ = _spline(rates, losses)
+    slope = spline.derivative()(np.log(rates))
+    ends = np.flatnonzero(np.diff(np.append(np.append(False, slope < 0), False).astype(int)))
+    stretches = ends.reshape(-1, 2)
+    if not len(stretches):
+        raise TrainingError(
+            "the loss falls at none of the learning rates tried. Widen the range by lower_bound_lr and upper_bound_lr"
+        )
+    first, after = stretches[np.argmax(stretches[:, 1] - stretches[:, 0])]
+    falling = (float(rates[first]), float(rates[after - 1]))
+    return LearningRateCurve(tuple(rates.tolist()), tuple(losses.tolist()), falling, trim, len(points) < num_steps)
+
+
+def _spline(rates: np.ndarray, losses: np.ndarray) -> tuple[interpolate.UnivariateSpline, float, float]:
+    """Quintic smoothing spline of the standardised loss over the log of the rate."""
+    mean, deviation = float(losses.mean()), float(losses.std()) or 1.0
+    smoothing = SMOOTHING * len(losses) / 100
+    y = (losses - mean) / deviation
+    return interpolate.UnivariateSpline(np.log(rates), y, k=DEGREE, s=smoothing), mean, deviation
+
+
+def _round_and_round(cells: Cells, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
+    while True:
+        yield from loaders.shuffled(cells, batch_size, rng)
