@@ -5,7 +5,11 @@ A field left empty is not given to the model, which then recommends a value; the
 
 from __future__ import annotations
 
+import functools
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import panel as pn
@@ -159,6 +163,7 @@ class ModelForm(param.Parameterized):
     def __init__(self, described: Description, **params: Any) -> None:
         super().__init__(**params)
         self.described = described
+        _asking()  # the answer is there by the time somebody chooses an encoder of peaks
         data = _choices(described)
         self.fields = {n: Field(n, self.read, data.get(n)) for n in options.names()}
         layer = described.counts_layer()
@@ -192,6 +197,9 @@ class ModelForm(param.Parameterized):
         if not problems:
             try:
                 options.validate_all(given)
+                whole = options.device_problem(given, _gpu()) if options.applies("dan_on_cpu", given) else ""
+                if whole:
+                    problems["atac_encoder"] = whole
             except MiraError as problem:
                 whole = str(problem)
                 named = next((n for n in sorted(self.fields, key=len, reverse=True) if n in whole), None)
@@ -224,6 +232,19 @@ class ModelForm(param.Parameterized):
             f"{imports}\n\n{read}\nmodel = mira.topics.make_model(\n    *adata.shape,\n{arguments})\n"
             "model.fit(adata)\nmodel.predict(adata)\n"
         )
+
+
+@functools.cache
+def _asking() -> Future[subprocess.CompletedProcess[str]]:
+    """Ask torch for a GPU, in a process of its own: loading torch here would hold everybody up for seconds."""
+    command = [sys.executable, "-c", "import torch; print(torch.cuda.is_available())"]
+    return ThreadPoolExecutor(1).submit(subprocess.run, command, capture_output=True, text=True, check=False)
+
+
+@functools.cache
+def _gpu() -> bool:
+    """Whether there is a GPU."""
+    return _asking().result().stdout.strip() == "True"
 
 
 def _choices(described: Description) -> dict[str, dict[str, Any]]:

@@ -169,6 +169,12 @@ class ModelOptions(param.Parameterized):
         default=0.2, **_DROPOUT, metadata=_meta("decoder", search=(0.05, 0.065, "log")),
         doc="Dropout rate of the decoder: the rate at which a topic is hidden from it. Prevents node collapse.",
     )  # fmt: skip
+    topic_effect_scale = param.Number(
+        default=1.5, allow_None=True, bounds=(0, None), inclusive_bounds=_OPEN,
+        metadata=_meta("decoder", search=(0.5, 5, "log")),
+        doc="Standard deviation of the normal prior of topics' effects on features, in natural-log units: how far a "
+        "cell of one topic alone may be from the average cell. None: no prior, and rare features head the topics.",
+    )  # fmt: skip
     nb_parameterize_logspace = param.Boolean(
         default=True, metadata=_meta("decoder", applies_to="expression"),
         doc="Parameterise the negative binomial by logits rather than probabilities, which is more stable.",
@@ -245,6 +251,12 @@ class ModelOptions(param.Parameterized):
         default=0.05, **_DROPOUT, metadata=_meta("CODAL", applies_to="codal"),
         doc="Dropout rate of the network of technical effects.",
     )  # fmt: skip
+    technical_effect_scale = param.Number(
+        default=0.5, allow_None=True, bounds=(0, None), inclusive_bounds=_OPEN,
+        metadata=_meta("CODAL", applies_to="codal", search=(0.1, 2, "log")),
+        doc="Standard deviation of the normal prior of technical effects on features, in natural-log units. "
+        "None: no prior.",
+    )  # fmt: skip
     mask_dropout = param.Number(
         default=0.05, **_DROPOUT, metadata=_meta("CODAL", applies_to="codal"),
         doc="Rate at which predictions of technical effects are hidden during training.",
@@ -307,6 +319,21 @@ def applies(name: str, given: Mapping[str, Any]) -> bool:
     if to == "dirichlet":
         return chosen("topic_prior") == "dirichlet"
     return to == "all" or to == chosen("feature_type")
+
+
+def device_problem(values: Mapping[str, Any], gpu: bool) -> str:
+    """Say why a model with these options cannot be trained with or without a GPU; empty if it can."""
+
+    def chosen(option: str) -> Any:
+        return values.get(option, default(option))
+
+    if (gpu and chosen("use_cuda")) or not applies("dan_on_cpu", values) or chosen("dan_on_cpu"):
+        return ""
+    encoder, why = chosen("atac_encoder"), "there is none" if chosen("use_cuda") else "use_cuda is off"
+    return (
+        f"the {encoder} encoder needs a GPU to train, and {why}. Set atac_encoder='fast', which suits a CPU; or set "
+        f"dan_on_cpu=True to train {encoder} on the CPU all the same, which is slow"
+    )
 
 
 def kind_of_value(name: str) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import random
+
 import anndata as ad
 import numpy as np
 import scipy.sparse as sp
 import torch
 
 import mira_core as mira
-from mira_core.data import anndata_io, statistics
+from mira_core import options as opt
+from mira_core.data import sources, statistics
 from mira_core.data.counts import Cells
-from mira_core.nn.encoders import DevianceResiduals, ExpressionEncoder
 from mira_core.nn.network import TopicNetwork
 
 
@@ -26,33 +28,59 @@ def make_cells(n: int, g: int, seed: int = 0) -> ad.AnnData:
     return adata
 
 
+# Options of every family of models, and of their combinations.
+FAMILIES: dict[str, dict[str, object]] = {
+    "expression": {},
+    "probabilities": {"nb_parameterize_logspace": False},
+    "skipDAN": {"feature_type": "accessibility", "atac_encoder": "skipDAN"},
+    "DAN": {"feature_type": "accessibility", "atac_encoder": "DAN"},
+    "fast": {"feature_type": "accessibility", "atac_encoder": "fast"},
+    "CODAL": {"categorical_covariates": ["batch"], "continuous_covariates": ["quality"]},
+    "process": {"topic_prior": "dirichlet_process"},
+}
+FAMILIES |= {
+    f"{a}+{b}": {**FAMILIES[a], **FAMILIES[b]}
+    for a, b in [("CODAL", "skipDAN"), ("CODAL", "DAN"), ("CODAL", "fast"), ("process", "skipDAN"), ("process", "DAN"),
+                 ("process", "fast"), ("process", "CODAL")]
+}  # fmt: skip
+FAMILIES["process+CODAL+skipDAN"] = {**FAMILIES["process+CODAL"], **FAMILIES["skipDAN"]}
+
+
+def with_columns(adata: ad.AnnData) -> ad.AnnData:
+    """Add the columns of ``obs`` that `FAMILIES` name: two batches, and a measure of quality; and an extra feature."""
+    rng = np.random.default_rng(5)
+    adata.obs["batch"] = np.where(np.arange(adata.n_obs) % 3, "a", "b")
+    adata.obs["quality"] = rng.normal(3, 2, adata.n_obs)
+    adata.obs["extra"] = np.linspace(-1, 1, adata.n_obs)
+    return adata
+
+
 def make(adata: ad.AnnData, **options: object) -> mira.topics.TopicModel:
-    """A small expression model."""
-    small = {"num_topics": 4, "hidden": 16, "num_epochs": 3, "batch_size": 32, "seed": 0}
-    return mira.topics.make_model(*adata.shape, feature_type="expression", **{**small, **options})
+    """A small model, of expression unless told otherwise."""
+    small = {"feature_type": "expression", "num_topics": 4, "hidden": 16, "num_epochs": 3, "batch_size": 32, "seed": 0}
+    if options.get("feature_type") == "accessibility" and options.get("atac_encoder") != "fast":
+        small["dan_on_cpu"] = True
+    return mira.topics.make_model(*adata.shape, **{**small, **options})
 
 
 def read_cells(adata: ad.AnnData, **options: object) -> Cells:
     """The cells as a model would read them for training."""
-    return anndata_io.training_cells(adata, make(adata, **options).get_params())
+    return sources.training_cells(adata, make(adata, **options).get_params())
 
 
-def make_network(
-    cells: Cells, num_topics: int = 3, dropout: float = 0.0, logspace: bool = True, seed: int = 0
-) -> TopicNetwork:
-    """A small network in float64 with parameters moved away from their starting values."""
-    learned = statistics.learn(cells)
-    encoder = ExpressionEncoder(
-        DevianceResiduals(cells.endogenous, learned), num_topics, 5, 2, None, dropout, 0, cells.extra.shape[1]
-    )
-    network = TopicNetwork(
-        encoder,
-        learned,
-        num_topics=num_topics,
-        initial_pseudocounts=10,
-        decoder_dropout=dropout,
-        nb_logspace=logspace,
-    ).double()
+def make_network(cells: Cells, *, seed: int = 0, **options: object) -> TopicNetwork:
+    """A small network in float64 with parameters moved away from their starting values; without dropout.
+
+    `options` are those of `make_model`, such as an entry of `FAMILIES`, whatever applies to the family.
+    """
+    dropouts = {name: 0.0 for name in opt.names() if name.endswith("dropout")}
+    small = {"num_topics": 3, "hidden": 5, "num_layers": 2, "initial_pseudocounts": 10, "dependence_hidden": 6,
+             "covariates_hidden": 4, "marginal_estimation_size": 9}  # fmt: skip
+    if options.get("feature_type") == "accessibility":
+        small["num_layers"] = 3  # skipDAN takes no fewer
+    chosen = {**{name: opt.default(name) for name in opt.names()}, **small, **dropouts, **options}
+    learned = statistics.learn(cells, 4 if options.get("atac_encoder") == "fast" else 0)
+    network = TopicNetwork(chosen, cells.endogenous, learned, cells.covariates.shape[1], cells.extra.shape[1]).double()
     generator = torch.Generator().manual_seed(seed)
     network.initialise(generator)
     with torch.no_grad():
@@ -69,3 +97,9 @@ def arrays(model: mira.topics.TopicModel) -> dict[str, np.ndarray]:
 def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
     """Whether two models are equal to the last bit."""
     return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+
+
+def global_states() -> tuple:
+    """The states of the process's random generators."""
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    return bytes(torch.get_rng_state().numpy()), name, bytes(keys), rest, random.getstate()

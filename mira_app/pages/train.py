@@ -191,6 +191,7 @@ class TrainPage:
             parts.figure_of("loss, nats per cell", _fixed(last["loss"])),
             parts.figure_of("distortion", _fixed(last["distortion"])),
             parts.figure_of("rate", _fixed(last["rate"], 2)),
+            *([parts.figure_of("dependence", _fixed(last["dependence"], 2))] if last.get("dependence") else []),
             parts.figure_of("cells per second", f"{last['cells_per_second']:,.0f}"),
             parts.figure_of("seconds per epoch", f"{last['seconds']:.3g}"),
         ]

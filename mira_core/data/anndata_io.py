@@ -124,8 +124,8 @@ def _flags(data: ad.AnnData, key: str | None) -> np.ndarray:
     if key is None:
         return np.ones(data.n_vars, bool)
     column = data.var[_known(key, data.var.columns, "column of var")]
-    if column.dtype != bool and not set(pd.unique(column)) <= {True, False}:
-        raise DataError(f"var[{key!r}] must mark features by True and False; got values like {column.iloc[0]!r}")
+    if column.dtype != bool and (others := [v for v in pd.unique(column).tolist() if v not in {True, False}]):
+        raise DataError(f"var[{key!r}] must mark features by True and False; got values like {others[0]!r}")
     return column.to_numpy().astype(bool)
 
 
@@ -160,7 +160,7 @@ def cells_of_model(
 
 def _cells(data: ad.AnnData, options: Mapping[str, Any], chosen: Selection, coding: Coding, column: GetColumn) -> Cells:
     layer = options["counts_layer"]
-    counts = CountMatrix.from_scipy(clean(_matrix(data, layer), chosen.columns, layer, is_binary(options)))
+    counts = CountMatrix.from_scipy(clean(_in_memory(_stored(data, layer)), chosen.columns, layer, is_binary(options)))
     cells = make_cells(counts, chosen, coding, column)
     refuse_empty_cells(cells.counts.depths(), data.obs_names)
     return cells
@@ -171,18 +171,17 @@ def make_cells(counts: CountMatrix, chosen: Selection, coding: Coding, column: G
     n = len(counts)
     return Cells(
         counts, chosen.features, chosen.endogenous, coding,
-        coding.covariates(column).reshape(n, len(coding.names)), coding.extra_features(column).reshape(n, -1),
+        coding.covariates(column).reshape(n, len(coding.names)),
+        coding.extra_features(column).reshape(n, len(coding.extra)),
     )  # fmt: skip
 
 
-def check_trainable(cells: Cells) -> None:
-    """Raise unless there are cells to train on and features for the encoder."""
-    if len(cells) < 2:
-        raise DataError(f"at least 2 cells are needed to train; got {len(cells)}")
+def check_encoder_features(cells: Cells, options: Mapping[str, Any]) -> None:
+    """Raise unless there are features for the encoder."""
     if not cells.endogenous.any() or cells.counts.feature_totals()[cells.endogenous].sum() == 0:
         raise DataError(
-            f"the encoder has no features with counts: endogenous_key selects {int(cells.endogenous.sum())} of the "
-            "modelled features"
+            f"the encoder has no features with counts: var[{options['endogenous_key']!r}] selects "
+            f"{int(cells.endogenous.sum())} of the modelled features"
         )
 
 
@@ -196,13 +195,20 @@ def obs_column(obs: pd.DataFrame) -> GetColumn:
     return lambda key: obs[_known(key, obs.columns, "column of obs")]
 
 
-def _matrix(data: ad.AnnData, layer: str | None) -> Any:
-    matrix = data.X if layer is None else data.layers[_known(layer, data.layers.keys(), "layer")]
+def _stored(data: ad.AnnData, layer: str | None) -> Any:
+    try:
+        matrix = data.X if layer is None else data.layers[_known(layer, data.layers.keys(), "layer")]
+    except KeyError:  # how an AnnData that is read from the disk says that it has none
+        matrix = None
     if matrix is None:
         raise DataError("the data has no X; name the layer with raw counts by counts_layer")
-    if not isinstance(matrix, np.ndarray) and not sp.issparse(matrix):
-        matrix = matrix[:] if not hasattr(matrix, "to_memory") else matrix.to_memory()
     return matrix
+
+
+def _in_memory(matrix: Any) -> Any:
+    if isinstance(matrix, np.ndarray) or sp.issparse(matrix):
+        return matrix
+    return matrix.to_memory() if hasattr(matrix, "to_memory") else matrix[:]
 
 
 def clean(matrix: Any, columns: np.ndarray, layer: str | None, binary: bool) -> sp.csr_array:
@@ -218,7 +224,7 @@ def clean(matrix: Any, columns: np.ndarray, layer: str | None, binary: bool) -> 
         check_counts(m, where)
         m = sp.csr_array(m.astype(np.float32, copy=False))  # exact, and scipy knows no half precision
     if binary:
-        m = sp.csr_array((m.data != 0, m.indices, m.indptr), shape=m.shape, dtype=np.float32)
+        m = sp.csr_array(m, dtype=np.float32, copy=True)  # m may still be the user's own matrix
         m.sum_duplicates()
         m.data[:] = m.data > 0
     return m
@@ -270,25 +276,34 @@ class StreamedCounts:
         self._file: h5py.File | None = None
         self._stored: Any = None
         if isinstance(data, ad.AnnData):
-            self._data, self.table = data, ad.AnnData(obs=data.obs, var=data.var)
-            if not data.isbacked or layer is not None:
-                self._stored = _as_rows(_matrix(data, layer))
+            self.table = table(data.obs, data.var)
+            matrix = _stored(data, layer)
+            self._stored = sp.csr_array(matrix) if sp.issparse(matrix) else matrix
             return
         path = _h5ad_path(data)
         try:
             self._file = h5py.File(path)
-            obs, var = (ad.io.read_elem(self._file[k]) for k in ("obs", "var"))
-            if not isinstance(obs, pd.DataFrame) or not isinstance(var, pd.DataFrame):
-                raise TypeError("its obs or var is not a table; write it anew with a current anndata")
-            self.table = ad.AnnData(obs=obs, var=var)
+            self._open(self._file, layer)
+        except DataError:
+            self.close()
+            raise
         except Exception as problem:
+            self.close()
             raise DataError(f"{path.name} cannot be read as .h5ad: {problem}") from problem
+
+    def _open(self, file: h5py.File, layer: str | None) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in `open_data`
+            obs, var = (ad.io.read_elem(file[k]) for k in ("obs", "var"))
+        if not isinstance(obs, pd.DataFrame) or not isinstance(var, pd.DataFrame):
+            raise TypeError("its obs or var is not a table; write it anew with a current anndata")
+        self.table = table(obs, var)
         if layer is not None:
-            _known(layer, self._file["layers"].keys() if "layers" in self._file else (), "layer")
+            _known(layer, file["layers"].keys() if "layers" in file else (), "layer")
         where = "X" if layer is None else f"layers/{layer}"
-        if where not in self._file:
+        if where not in file:
             raise DataError("the data has no X; name the layer with raw counts by counts_layer")
-        node = self._file[where]
+        node = file[where]
         self._stored = ad.io.sparse_dataset(node) if isinstance(node, h5py.Group) else node
 
     def close(self) -> None:
@@ -299,7 +314,7 @@ class StreamedCounts:
     @property
     def by_column(self) -> bool:
         """Whether the file holds the counts by feature, so that reading a cell reads them all."""
-        return getattr(self._stored, "format", "") == "csc" and self._file is not None
+        return getattr(self._stored, "format", "") == "csc"
 
     def chunks(self) -> Iterator[Any]:
         """Yield the counts of consecutive cells (of consecutive features if `by_column`)."""
@@ -311,14 +326,14 @@ class StreamedCounts:
             return
         size = max(1, min(4096, CHUNK_VALUES // max(1, n_features)))
         for start in range(0, n_cells, size):
-            if self._stored is None:
-                yield _matrix(self._data[start : start + size], None)
-            else:
-                yield self._stored[start : start + size]
+            yield self._stored[start : start + size]
 
 
-def _as_rows(matrix: Any) -> Any:
-    return sp.csr_array(matrix) if sp.issparse(matrix) else matrix
+def table(obs: pd.DataFrame, var: pd.DataFrame) -> ad.AnnData:
+    """Return an AnnData without counts; names may repeat, as elsewhere."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return ad.AnnData(obs=obs, var=var)
 
 
 # --- words for messages ---------------------------------------------------------------------------

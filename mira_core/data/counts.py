@@ -6,7 +6,6 @@ M non-zero counts of a minibatch.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,11 +14,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from .covariates import Coding
+from .file_array import FileArray
 
 if TYPE_CHECKING:  # who only reads data, as the dashboard does, need not wait for torch
     import torch
 
-CHUNK = 4096  # cells handled at once where all are gone through
+CHUNK = 2**19  # non-zeros handled at once where all cells are gone through
 
 
 class Batch(NamedTuple):
@@ -64,7 +64,7 @@ class Batch(NamedTuple):
 
 
 class CountMatrix:
-    """Non-negative whole counts in compressed sparse rows, N x G, in memory or memory-mapped.
+    """Non-negative whole counts in compressed sparse rows, N x G, in memory or on the disk.
 
     Parameters
     ----------
@@ -76,16 +76,16 @@ class CountMatrix:
         G.
     """
 
-    # What a memory map has touched counts as this process's memory until it is let go; so it is, every so often.
-    MAPPED_BYTES = 32 * 2**20
-
     def __init__(
-        self, starts: np.ndarray, lengths: np.ndarray, indices: np.ndarray, values: np.ndarray, n_features: int
+        self,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        indices: np.ndarray | FileArray,
+        values: np.ndarray | FileArray,
+        n_features: int,
     ) -> None:
         self.starts, self.lengths, self.indices, self.values = starts, lengths, indices, values
         self.shape = (len(starts), n_features)
-        self._maps = [m for a in (indices, values) if isinstance(m := getattr(a, "_mmap", None), mmap.mmap)]
-        self._touched = 0
 
     @classmethod
     def from_scipy(cls, matrix: sp.csr_array) -> CountMatrix:
@@ -120,31 +120,27 @@ class CountMatrix:
         return total
 
     def _chunks(self) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
-        for start in range(0, len(self), CHUNK):
-            cells = np.arange(start, min(start + CHUNK, len(self)))
-            yield len(cells), *self.rows(cells)
+        ends = np.cumsum(self.lengths)
+        start = 0
+        while start < len(self):
+            before = ends[start - 1] if start else 0
+            end = max(start + 1, int(np.searchsorted(ends, before + CHUNK, side="right")))
+            yield end - start, *self.rows(np.arange(start, end))
+            start = end
 
     def rows(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return row within `cells`, feature and count of every non-zero of these cells, gathered at once."""
         n = self.lengths[cells]
         row = np.repeat(np.arange(len(cells)), n)
-        first = np.cumsum(n) - n
-        at = np.arange(len(row)) + np.repeat(self.starts[cells] - first, n)
-        feature, count = self.indices[at].astype(np.int64), np.asarray(self.values[at], np.float32)
-        self._let_go(len(cells))
-        return row, feature, count
-
-    def _let_go(self, n_cells: int) -> None:
-        if not self._maps:
-            return
-        self._touched += n_cells * len(self._maps) * 2**16  # the system maps 64 kB around each page that is read
-        if self._touched > self.MAPPED_BYTES and hasattr(mmap, "MADV_DONTNEED"):
-            for m in self._maps:
-                m.madvise(mmap.MADV_DONTNEED)  # still in the system's cache, no longer in this process
-            self._touched = 0
+        starts = self.starts[cells]
+        at = np.arange(len(row)) + np.repeat(starts - (np.cumsum(n) - n), n)
+        feature, count = (
+            a.gather(starts, n) if isinstance(a, FileArray) else a[at] for a in (self.indices, self.values)
+        )
+        return row, feature.astype(np.int64), count
 
     def csr_chunks(self) -> Iterator[sp.csr_array]:
-        """Yield the counts as CSR arrays of some thousand cells each, in order."""
+        """Yield the counts as CSR arrays of some hundred thousand non-zeros each, in order."""
         for n, row, feature, count in self._chunks():
             indptr = np.append(0, np.cumsum(np.bincount(row, minlength=n)))
             yield sp.csr_array((count, feature, indptr), shape=(n, self.shape[1]))

@@ -143,7 +143,13 @@ def _text(values: pd.Series, key: str) -> np.ndarray:
             f"obs[{key!r}] must have a value in every cell to be a covariate; {missing:,} have none. "
             "Fill them or leave these cells out"
         )
-    return values.astype(str).to_numpy(dtype=object)
+    codes, different = pd.factorize(values)
+    return np.array([_name(v) for v in different], dtype=object)[codes]
+
+
+def _name(value: Any) -> str:
+    # batches 1 and 2 of one file may have become 1.0 and 2.0 in another
+    return str(int(value)) if isinstance(value, float | np.floating) and value == np.rint(value) else str(value)
 
 
 def _one_hot(values: pd.Series, key: str, categories: tuple[str, ...]) -> np.ndarray:
@@ -162,6 +168,7 @@ def _one_hot(values: pd.Series, key: str, categories: tuple[str, ...]) -> np.nda
 def _numbers(values: pd.Series, key: str, role: str) -> np.ndarray:
     plain = values.astype(object) if values.dtype.name == "category" else values
     x = pd.to_numeric(plain, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    if not np.isfinite(x).all():
+    largest = np.finfo(np.float32).max  # what is beyond becomes infinite
+    if values.isna().any() or not (np.abs(x) <= largest).all():
         raise DataError(f"obs[{key!r}] must hold finite numbers to be {role}")
     return x

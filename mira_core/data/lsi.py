@@ -14,6 +14,7 @@ import scipy.sparse as sp
 from .counts import CountMatrix
 
 OVERSAMPLING = 10
+SMALLEST = 1e-3  # singular value that counts, as a share of the largest
 PASSES = 4  # over the data; each multiplies small singular values' errors away
 
 
@@ -63,9 +64,12 @@ def learn_lsi(counts: CountMatrix, endogenous: np.ndarray, n_components: int, se
     gram = sum(((w @ basis).T @ (w @ basis) for w in rows()), np.zeros((width, width)))
     squares, vectors = np.linalg.eigh(gram)
     largest = np.argsort(-squares, kind="stable")[:n_components]
+    # A direction in which no training cell extends says nothing, and dividing by its deviation would blow up what
+    # others have there, such as a peak that was never open.
+    largest = largest[squares[largest] > SMALLEST**2 * squares.max()]
     components = basis @ vectors[:, largest]
     components *= np.sign(components[np.abs(components).argmax(0), np.arange(len(largest))])
-    deviations = np.sqrt(np.maximum(squares[largest], 1e-12) / len(counts))
+    deviations = np.sqrt(squares[largest] / len(counts))
     return LSI(idf, components, deviations)
 
 

@@ -1,4 +1,4 @@
-"""A data set on the disk, in the form that training reads: counts as memory maps, the rest beside them.
+"""A data set on the disk, in the form that training reads: a minibatch at a time.
 
 =================  ==========================================================================================
 ``dataset.json``   format, sizes, and which features and columns were asked for; written last
@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
@@ -30,11 +31,12 @@ from . import anndata_io
 from .anndata_io import Selection, StreamedCounts
 from .counts import Cells, CountMatrix
 from .covariates import Coding, GetColumn, learn_coding
+from .file_array import FileArray
 
 FORMAT = 1
 MANIFEST = "dataset.json"
 # The options that decide what is written.
-KEYS = ("feature_type", "highly_variable_key", "exogenous_key", "endogenous_key", "counts_layer")
+KEYS = ("feature_type", "highly_variable_key", "endogenous_key", "counts_layer")
 FILES = {"starts.i64": np.int64, "indices.i32": np.int32, "values.f32": np.float32}
 
 
@@ -46,7 +48,7 @@ class OnDiskDataset:
     path
         The folder.
     rows
-        Which cells; None: all.
+        Which cells, by number; None: all.
 
     Raises
     ------
@@ -68,28 +70,28 @@ class OnDiskDataset:
         return len(self), self.manifest["n_features"]
 
     def take(self, rows: np.ndarray) -> OnDiskDataset:
-        """Return some of these cells; nothing is copied."""
-        return OnDiskDataset(self.path, rows if self.rows is None else self.rows[rows])
+        """Return some of these cells, as numpy would index them; nothing is copied."""
+        return OnDiskDataset(self.path, np.arange(len(self))[rows] if self.rows is None else self.rows[rows])
 
     def table(self) -> ad.AnnData:
         """Return ``obs`` and ``var`` without counts."""
-        table = ad.read_h5ad(self.path / "cells.h5ad")
+        table = anndata_io.open_data(self.path / "cells.h5ad")
         return table if self.rows is None else table[self.rows].copy()
 
     def column(self, key: str) -> pd.Series:
         """Read one column of ``obs``."""
         with h5py.File(self.path / "cells.h5ad") as f:
-            known = [k for k in f["obs"] if k != f["obs"].attrs["_index"]]
+            known = list(f["obs"].attrs["column-order"])
             if key not in known:
                 return anndata_io.obs_column(pd.DataFrame(columns=known))(key)  # the same message as for an AnnData
             values = pd.Series(ad.io.read_elem(f["obs"][key]))
         return values if self.rows is None else values.iloc[self.rows]
 
     def counts(self) -> CountMatrix:
-        """Return the counts, memory-mapped."""
-        starts, indices, values = (np.memmap(self.path / name, dtype, mode="r") for name, dtype in FILES.items())
-        every = np.asarray(starts)
-        matrix = CountMatrix(every[:-1], np.diff(every), indices, values, self.manifest["n_features"])
+        """Return the counts, which stay on the disk until they are asked for."""
+        starts = np.fromfile(self.path / "starts.i64", np.int64)
+        indices, values = (FileArray(self.path / name, np.dtype(FILES[name])) for name in ("indices.i32", "values.f32"))
+        matrix = CountMatrix(starts[:-1], np.diff(starts), indices, values, self.manifest["n_features"])
         return matrix if self.rows is None else matrix.take(self.rows)
 
     def selection(self) -> Selection:
@@ -107,9 +109,8 @@ class OnDiskDataset:
         DataError
             If the data set was written with other features or counts than the options ask for.
         """
-        for key in KEYS:
-            wanted, written = options[key], self.manifest["options"][key]
-            if wanted != written:
+        for key, wanted in _asked(options).items():
+            if wanted != (written := self.manifest["options"][key]):
                 raise DataError(
                     f"{self.path} was written with {key}={written!r}, and the model has {key}={wanted!r}. "
                     "Write it anew by this model's write_ondisk_dataset, or set the model's option to that"
@@ -129,8 +130,8 @@ class OnDiskDataset:
         written = self.selection().features
         if len(written) != len(features) or (written != features).any():
             raise DataError(
-                f"{self.path} was written with other features ({len(written):,}) than the model's "
-                f"({len(features):,}). Write it by the fitted model's write_ondisk_dataset"
+                f"{self.path} was written with other features ({len(written):,}), or in another order, than the "
+                f"model's ({len(features):,}). Write it by the fitted model's write_ondisk_dataset"
             )
         if self.manifest["options"]["feature_type"] != options["feature_type"]:
             raise DataError(f"{self.path} was written for {self.manifest['options']['feature_type']}")
@@ -140,12 +141,19 @@ class OnDiskDataset:
         return anndata_io.make_cells(self.counts(), chosen, coding, self.column)
 
 
+def _asked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that decide what is written, the one with two names under the newer."""
+    asked = {key: options[key] for key in KEYS}
+    asked["highly_variable_key"] = asked["highly_variable_key"] or options["exogenous_key"]
+    return asked
+
+
 def _read_manifest(path: Path) -> dict[str, Any]:
     if not path.is_dir():
-        raise DataError(f"there is no folder {path}")
+        raise DataError(f"{path} is a file" if path.exists() else f"there is no folder {path}")
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
-        found, n_cells, nnz = manifest["format"], manifest["n_cells"], manifest["n_counts"]
+        found = manifest["format"]
     except FileNotFoundError:
         ours = any((path / name).exists() for name in FILES)
         raise DataError(
@@ -157,6 +165,11 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise DataError(f"{path / MANIFEST} is damaged: {problem!r}. Write the data set anew") from problem
     if not isinstance(found, int) or found > FORMAT:
         raise DataError(f"{path} has format {found}; this version reads up to {FORMAT}. Update mira")
+    try:
+        n_cells, _, nnz = (operator.index(manifest[k]) for k in ("n_cells", "n_features", "n_counts"))
+        _ = [manifest["options"][key] for key in KEYS]
+    except (KeyError, TypeError) as problem:
+        raise DataError(f"{path / MANIFEST} is damaged: {problem!r}. Write the data set anew") from problem
     expected = {"starts.i64": 8 * (n_cells + 1), "indices.i32": 4 * nnz, "values.f32": 4 * nnz}
     for name, size in expected.items():
         there = (path / name).stat().st_size if (path / name).is_file() else 0
@@ -164,8 +177,10 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             raise DataError(
                 f"{path} is not whole: {name} should have {size:,} bytes and has {there:,}. Copy or write it anew"
             )
-    if not (path / "cells.h5ad").is_file():
-        raise DataError(f"{path} is not whole: cells.h5ad is missing. Copy or write it anew")
+    try:
+        h5py.File(path / "cells.h5ad").close()
+    except OSError as problem:  # missing or cut off
+        raise DataError(f"{path} is not whole: cells.h5ad: {problem}. Copy or write it anew") from problem
     return manifest
 
 
@@ -174,6 +189,7 @@ def write(
     path: str | Path,
     options: Mapping[str, Any],
     choose: Callable[[ad.AnnData], Selection],
+    coding: Coding | None = None,
 ) -> None:
     """Write a data set in one pass over its cells, holding a few thousand of them at a time.
 
@@ -190,8 +206,10 @@ def write(
         Of the model; ``counts_layer``, ``feature_type`` and the covariates are read.
     choose
         Chooses the features, given ``obs`` and ``var``.
+    coding
+        Of the fitted model that is to read it; None: learned from these cells when a model is trained.
     """
-    path = Path(path)
+    path = Path(path).resolve()  # what a link stands for is replaced, not the link
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         try:
             _read_manifest(path)
@@ -200,23 +218,24 @@ def write(
     source = StreamedCounts(data, options["counts_layer"])
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        chosen = choose(source.table)
-        coding_check(source.table, options)
+        table = source.table
+        if not table.n_obs:
+            raise DataError("the data has no cells")
+        chosen = choose(table)
+        _check_coding(table, options, coding)
         beside.mkdir(parents=True)
+        _write_table(table, chosen, beside / "cells.h5ad")
         with open(beside / "indices.i32", "w+b") as indices, open(beside / "values.f32", "w+b") as values:
             scatter = _write_by_column if source.by_column else _write_by_row
             starts = scatter(source, chosen, options, indices, values)
         starts.astype(np.int64).tofile(beside / "starts.i64")
-        anndata_io.refuse_empty_cells(np.diff(starts), source.table.obs_names)
-        var = source.table.var.iloc[chosen.columns].copy()
-        var["endogenous"] = chosen.endogenous
-        ad.AnnData(obs=source.table.obs, var=var).write_h5ad(beside / "cells.h5ad")
+        anndata_io.refuse_empty_cells(np.diff(starts), table.obs_names)
         manifest = {
             "format": FORMAT,
-            "n_cells": source.table.n_obs,
+            "n_cells": table.n_obs,
             "n_features": len(chosen.features),
             "n_counts": int(starts[-1]),
-            "options": {key: options[key] for key in KEYS},
+            "options": _asked(options),
         }
         write_json(beside / MANIFEST, manifest)
         if path.exists():
@@ -231,12 +250,24 @@ def write(
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def coding_check(table: ad.AnnData, options: Mapping[str, Any]) -> None:
+def _check_coding(table: ad.AnnData, options: Mapping[str, Any], coding: Coding | None) -> None:
     """Raise now, and not after an hour of writing, if a column is missing or cannot be coded."""
     column: GetColumn = anndata_io.obs_column(table.obs)
-    coding = learn_coding(column, options)
+    coding = coding or learn_coding(column, options)
     coding.covariates(column)
     coding.extra_features(column)
+
+
+def _write_table(table: ad.AnnData, chosen: Selection, path: Path) -> None:
+    """Write what is no count, before the counts: it too may be refused."""
+    var = table.var.iloc[chosen.columns].copy()
+    var["endogenous"] = chosen.endogenous
+    try:
+        anndata_io.table(table.obs, var).write_h5ad(path)
+    except OSError:  # the disk is full
+        raise
+    except Exception as problem:  # a column of mixed types, or of names that a file cannot hold
+        raise DataError(f"obs or var cannot be written as .h5ad: {problem}") from problem
 
 
 def _clean(chunk: Any, columns: np.ndarray, options: Mapping[str, Any]) -> sp.csr_array:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import anndata as ad
 import numpy as np
 
-from ..errors import OptionError
+from ..errors import DataError, OptionError
 from . import anndata_io
 from .anndata_io import obs_column
 from .counts import Cells
@@ -36,11 +36,13 @@ def training_cells(data: Data, options: Mapping[str, Any]) -> Cells:
     DataError
     """
     source = open_source(data)
+    if len(source) < 2:
+        raise DataError(f"at least 2 cells are needed to train; got {len(source)}")
     if isinstance(source, OnDiskDataset):
         cells = source.training_cells(options)
     else:
         cells = anndata_io.training_cells(source, options)
-    anndata_io.check_trainable(cells)
+    anndata_io.check_encoder_features(cells, options)
     return cells
 
 
@@ -57,6 +59,8 @@ def cells_of_model(
     ------
     DataError
     """
+    if not len(source):
+        raise DataError("the data has no cells")
     if isinstance(source, OnDiskDataset):
         return source.cells_of_model(options, features, endogenous, coding)
     return anndata_io.cells_of_model(source, options, features, endogenous, coding)

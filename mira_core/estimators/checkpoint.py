@@ -70,7 +70,7 @@ def read(path: Path) -> tuple[Fitted, dict[str, Any]]:
             header = json.loads((f.metadata() or {})["mira"])
             tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a mapping
         found = header["format"]
-        newer = not isinstance(found, int) or found > FORMAT
+        newer = not isinstance(found, int) or not 0 < found <= FORMAT
     except Exception as problem:  # whatever a hostile or damaged file provokes
         raise CheckpointError(f"{path.name} is not a saved topic model: {problem}") from problem
     if newer:
@@ -87,6 +87,9 @@ def _build(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Fitted:
     endogenous = np.zeros(len(header["features"]), bool)
     endogenous[header["endogenous"]] = True
     coding = Coding.from_dict(header["coding"])
+    coded = (tuple(coding.categories), tuple(coding.scales), coding.as_they_are, coding.extra)
+    if coded != tuple(tuple(options[k] or ()) for k in (*opt.COVARIATE_OPTIONS, "extra_features_keys")):
+        raise ValueError("its coding is of other columns than its options name")
     arrays = {
         k.removeprefix("statistics."): v.numpy().astype(np.float64)
         for k, v in tensors.items()
@@ -111,4 +114,5 @@ def _build(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Fitted:
 def _from_format_1(header: dict[str, Any]) -> dict[str, Any]:
     extra = header["resolved"]["extra_features_keys"] or []
     coding: dict[str, Any] = {"categories": {}, "scales": {}, "as_they_are": [], "extra": extra}
-    return {**header, "coding": coding, "resolved": {**header["resolved"], "topic_prior": "dirichlet"}}
+    since = {"topic_prior": "dirichlet", "topic_effect_scale": None}
+    return {**header, "coding": coding, "resolved": {**header["resolved"], **since}}

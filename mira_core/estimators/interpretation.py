@@ -67,7 +67,7 @@ def mean_loss(network: TopicNetwork, cells: Cells, n_draws: int = 8, batch_size:
             draws = Draws(prior_draw, p[:K].expand(batch.n_cells, K), p[K].expand(batch.n_cells))
             with evaluating(network):
                 terms, _ = loss_terms(network, batch, draws)
-            sums += torch.stack([terms.loss(1.0), terms.distortion, terms.rate]).double().cpu()
+            sums += torch.stack([terms.distortion + terms.rate, terms.distortion, terms.rate]).double().cpu()
     loss, distortion, rate = (sums / (n_draws * len(cells))).tolist()
     return {"loss": loss, "distortion": distortion, "rate": rate}
 

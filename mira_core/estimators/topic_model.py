@@ -131,13 +131,8 @@ class TopicModel(FittedModel):
 
     def _check_trainable(self) -> None:
         """Raise where the documented encoder of peaks would be trained without a GPU."""
-        if self.get_params().get("dan_on_cpu", True) or self._training_device().type != "cpu":
-            return
-        why = "use_cuda is off" if not self.use_cuda else "there is none"
-        raise OptionError(
-            f"the {self.atac_encoder} encoder needs a GPU to train, and {why}. Set atac_encoder='fast', which suits "
-            f"a CPU; or set dan_on_cpu=True to train {self.atac_encoder} on the CPU all the same, which is slow"
-        )
+        if problem := opt.device_problem(self.get_params(), self._training_device().type != "cpu"):
+            raise OptionError(problem)
 
     # --- devices --------------------------------------------------------------------------------
 
@@ -156,8 +151,8 @@ class TopicModel(FittedModel):
         """
         try:
             wanted = torch.device(device)
-            torch.empty(0, device=wanted)
-        except (RuntimeError, AssertionError) as problem:
+            torch.empty(1, device=wanted).cpu()
+        except (RuntimeError, AssertionError, TypeError) as problem:
             n = torch.cuda.device_count()
             raise OptionError(
                 f"there is no device {str(device)!r}; there are the cpu and {n} CUDA device{'' if n == 1 else 's'}"
@@ -301,7 +296,8 @@ class TopicModel(FittedModel):
                 return anndata_io.find(table, self._fit.features, self._fit.endogenous)
             return anndata_io.select(table, self.get_params())
 
-        on_disk.write(data, dirname, self._fit.options if self._fit else self.get_params(), choose)
+        options, coding = (self._fit.options, self._fit.coding) if self._fit else (self.get_params(), None)
+        on_disk.write(data, dirname, options, choose, coding)
 
     def train_test_split(self, data: Data, *, train_size: float = 0.8, seed: int = 0) -> tuple[Any, Any]:
         """Divide cells at random, each combination of covariates in the same proportion.
@@ -330,6 +326,8 @@ class TopicModel(FittedModel):
         train, test = sources.split(source, self.get_params(), train_size, seed)
         if isinstance(source, OnDiskDataset):
             return source.take(train), source.take(test)
+        if source.isbacked:
+            source = source.to_memory()
         return source[train].copy(), source[test].copy()
 
     # --- files ----------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ Shapes: B cells in the minibatch, G features, K topics.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -40,12 +42,20 @@ class StickPosterior(dist.TransformedDistribution):
         super().__init__(dist.Normal(loc, scale), [dist.transforms.SigmoidTransform()])
         self.loc, self.scale, self.nodes, self.weights = loc, scale, nodes, weights
 
+    def expand(self, batch_shape: Sequence[int], _instance: None = None) -> StickPosterior:
+        """Repeat to a shape, as plates ask."""
+        return StickPosterior(self.loc.expand(batch_shape), self.scale.expand(batch_shape), self.nodes, self.weights)
+
 
 class StickPrior(dist.Beta):
     """Beta(1, alpha)."""
 
     def __init__(self, alpha: torch.Tensor) -> None:
         super().__init__(torch.ones_like(alpha), alpha)
+
+    def expand(self, batch_shape: Sequence[int], _instance: None = None) -> StickPrior:
+        """Repeat to a shape, as plates ask."""
+        return StickPrior(self.concentration0.expand(batch_shape))
 
 
 @register_kl(StickPosterior, StickPrior)
@@ -58,11 +68,13 @@ def model(network: TopicNetwork, batch: Batch, kl_weight: float = 1.0, dependenc
 
     `dependence`, already weighted, is the penalty of CODAL; it is not part of the story but of the loss.
     """
-    n_cells, n_features = batch.n_cells, network.n_features
+    cells = pyro.plate("cells", batch.n_cells)
     draw_topics = _dirichlet if isinstance(network.prior, DirichletPrior) else _stick_breaking
-    theta_BK = draw_topics(network, batch, kl_weight)
+    theta_BK = draw_topics(network, batch, cells, kl_weight)
     log_rho_BG = network.log_frequencies(theta_BK, batch.covariates_BC)
-    with pyro.plate("cells", n_cells):
+    # The decoder's effects are parameters, not variables: their prior weighs on the loss as a density.
+    pyro.factor("effects", -network.effects_penalty() * (batch.n_cells / network.n_cells))
+    with cells:
         if network.log_dispersion_G is None:
             counts = OpenPeaks(logits=log_rho_BG, validate_args=False)
         else:
@@ -70,31 +82,31 @@ def model(network: TopicNetwork, batch: Batch, kl_weight: float = 1.0, dependenc
                 prior_depth = dist.LogNormal(batch.depth_B.log(), torch.ones_like(batch.depth_B))
                 d_B = pyro.sample("read_depth", prior_depth)
             counts = _negative_binomial(network, d_B.log()[:, None] + log_rho_BG)
-        pyro.sample("counts", counts, obs=batch.dense(n_features))
+        pyro.sample("counts", counts, obs=batch.dense(network.n_features))
     if dependence is not None:
         pyro.factor("dependence", -dependence)
 
 
-def _dirichlet(network: TopicNetwork, batch: Batch, kl_weight: float) -> torch.Tensor:
+def _dirichlet(network: TopicNetwork, batch: Batch, cells: pyro.plate, kl_weight: float) -> torch.Tensor:
     like, K = batch.depth_B, network.num_topics
     assert isinstance(network.prior, DirichletPrior)
     with poutine.scale(scale=batch.n_cells / network.n_cells), pyro.plate("topics", K):
         shape = like.new_full((K,), network.prior.SHAPE)
         a_K = pyro.sample("pseudocounts", dist.Gamma(shape, like.new_full(shape.shape, network.prior.rate)))
     mu_K, sigma_K = prior.laplace_approximation(a_K)
-    with pyro.plate("cells", batch.n_cells), poutine.scale(scale=kl_weight):
+    with cells, poutine.scale(scale=kl_weight):
         z_BK = pyro.sample("z", dist.Normal(mu_K, sigma_K).expand([batch.n_cells, K]).to_event(1))
     return z_BK.softmax(-1)
 
 
-def _stick_breaking(network: TopicNetwork, batch: Batch, kl_weight: float) -> torch.Tensor:
+def _stick_breaking(network: TopicNetwork, batch: Batch, cells: pyro.plate, kl_weight: float) -> torch.Tensor:
     like = batch.depth_B
     assert isinstance(network.prior, DirichletProcessPrior)
     with poutine.scale(scale=batch.n_cells / network.n_cells):
         hyper = dist.Gamma(like.new_tensor(network.prior.SHAPE), like.new_tensor(network.prior.RATE))
         alpha = pyro.sample("concentration", hyper)
     n_sticks = network.num_topics - 1
-    with pyro.plate("cells", batch.n_cells), pyro.plate("sticks", n_sticks), poutine.scale(scale=kl_weight):
+    with cells, pyro.plate("sticks", n_sticks), poutine.scale(scale=kl_weight):
         v_SB = pyro.sample("sticks_broken", StickPrior(alpha.expand(n_sticks, batch.n_cells)))
     left_SB = (1 - v_SB).cumprod(0)
     one = torch.ones_like(v_SB[:1])

@@ -5,6 +5,8 @@ Shapes: B cells, C covariate columns, G modelled features, K topics.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -38,21 +40,27 @@ class Decoder(nn.Module):
         """Return log rho without technical effects, B x G."""
         return F.log_softmax(self.base_G + self.signal(theta_BK), dim=1)
 
+    def effects(self) -> torch.Tensor:
+        """Return how far a cell of one topic alone is moved from the average cell, in natural-log units, K x G."""
+        return self.norm.weight * self._standardised()
+
+    def _standardised(self) -> torch.Tensor:
+        n = self.norm
+        mean_G, variance_G = n.get_buffer("running_mean"), n.get_buffer("running_var")
+        return (self.beta.weight.T - mean_G) / torch.sqrt(variance_G + n.eps)
+
     @torch.no_grad()
     def activations(self) -> torch.Tensor:
         """Topic-feature activations, K x G: how far each topic moves each feature, in standard deviations.
 
         sign(weight) * (beta - running_mean) / sqrt(running_var + eps), after MIRA (Lynch et al. 2022).
         """
-        n = self.norm
-        mean_G, variance_G = n.get_buffer("running_mean"), n.get_buffer("running_var")
-        return torch.sign(n.weight) * (self.beta.weight.T - mean_G) / torch.sqrt(variance_G + n.eps)
+        return torch.sign(self.norm.weight) * self._standardised()
 
     @torch.no_grad()
     def topic_distributions(self) -> torch.Tensor:
         """Return each topic's distribution over features, K x G, rows sum to 1."""
-        n = self.norm
-        return F.softmax(n.weight.abs() * self.activations() + n.bias + self.base_G, dim=1)
+        return F.softmax(self.effects() + self.norm.bias + self.base_G, dim=1)
 
 
 class TechnicalDecoder(nn.Module):
@@ -60,6 +68,9 @@ class TechnicalDecoder(nn.Module):
 
     `h` is one block; the BatchNorm has no weights of its own, and gamma starts at zero, so that training starts
     without technical effects. (Lynch et al., Nature Communications 2023.)
+
+    log cosh(gamma) is taken off, so that over two batches of equal size a feature's effect averages to 1 rather than
+    its logarithm to 0; otherwise frequencies without technical effects come out too low where effects are strong.
     """
 
     def __init__(self, num_topics: int, n_covariates: int, n_features: int, hidden: int, dropout: float) -> None:
@@ -78,8 +89,13 @@ class TechnicalDecoder(nn.Module):
             h = normalise_aside(first(x_B), norm)
             for layer in others:
                 h = layer(h)
-            return self.gamma_G * normalise_aside(self.out(h), self.norm)
-        return self.gamma_G * self.norm(self.out(self.hidden(x_B)))
+            return self.gamma_G * normalise_aside(self.out(h), self.norm) - log_cosh(self.gamma_G)
+        return self.gamma_G * self.norm(self.out(self.hidden(x_B))) - log_cosh(self.gamma_G)
+
+
+def log_cosh(x: torch.Tensor) -> torch.Tensor:
+    """Return log cosh(x) without overflow."""
+    return x + F.softplus(-2 * x) - math.log(2)
 
 
 def normalise_aside(x: torch.Tensor, norm: nn.BatchNorm1d) -> torch.Tensor:

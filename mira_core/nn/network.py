@@ -62,6 +62,7 @@ class TopicNetwork(nn.Module):
             if options["topic_prior"] == "dirichlet"
             else DirichletProcessPrior(K)
         )
+        self.effect_scale = options["topic_effect_scale"]
         self.theta_dropout = Dropout(options["decoder_dropout"])
         self.decoder = Decoder(K, statistics)
         self.nb_logspace = options.get("nb_parameterize_logspace", True)
@@ -70,6 +71,7 @@ class TopicNetwork(nn.Module):
         self.technical: TechnicalDecoder | None = None
         self.dependence: Dependence | None = None
         if n_covariates:
+            self.technical_scale, self.n_covariates = options["technical_effect_scale"], n_covariates
             self.technical = TechnicalDecoder(
                 K, n_covariates, G, options["covariates_hidden"], options["covariates_dropout"]
             )
@@ -95,6 +97,20 @@ class TopicNetwork(nn.Module):
         assert self.technical is not None
         theta_BK = self.dependence_dropout(theta_BK)
         return self.decoder.signal(theta_BK, aside=True), self.technical.signal(theta_BK, covariates_BC, aside=True)
+
+    def effects_penalty(self) -> torch.Tensor:
+        """Return minus the log density of the effects under their normal priors, up to a constant.
+
+        Every feature has an effect for each topic, and a technical one for each covariate column. Without a prior
+        rare features, which the likelihood hardly holds, get the largest effects.
+        """
+        penalty = self.decoder.beta.weight.new_zeros(())
+        if self.effect_scale is not None:
+            penalty = penalty + 0.5 * (self.decoder.effects() / self.effect_scale).square().sum()
+        if self.technical is not None and self.technical_scale is not None:
+            squares = (self.technical.gamma_G / self.technical_scale).square().sum()
+            penalty = penalty + 0.5 * self.n_covariates * squares
+        return penalty
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw all weights."""

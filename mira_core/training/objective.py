@@ -49,6 +49,8 @@ class LossTerms(NamedTuple):
         KL(q(d) || p(d)); zero for accessibility.
     prior_kl
         Divergence of the prior's own parameters, the share of these cells: B / N of it.
+    effects
+        Minus the log density of the decoder's effects under their prior, the share of these cells.
     dependence
         B times the dependence of technical on biological signals; zero without covariates.
     """
@@ -57,12 +59,13 @@ class LossTerms(NamedTuple):
     topics_kl: torch.Tensor
     depth_kl: torch.Tensor
     prior_kl: torch.Tensor
+    effects: torch.Tensor
     dependence: torch.Tensor
 
     def loss(self, kl_weight: float | torch.Tensor, dependence_weight: float | torch.Tensor = 0.0) -> torch.Tensor:
         """Sum of the terms with the annealed weights."""
         elbo = self.reconstruction + kl_weight * (self.topics_kl + self.depth_kl) + self.prior_kl
-        return elbo + dependence_weight * self.dependence
+        return elbo + self.effects + dependence_weight * self.dependence
 
     @property
     def distortion(self) -> torch.Tensor:
@@ -98,6 +101,7 @@ def loss_terms(network: TopicNetwork, batch: Batch, draws: Draws) -> tuple[LossT
     q = network.encoder(batch)
     theta_BK = prior.theta(q.theta_loc_BK + q.theta_scale_BK * draws.theta_BK)
     log_rho_BG = network.log_frequencies(theta_BK, batch.covariates_BC)
+    share = batch.n_cells / network.n_cells
     zero = batch.depth_B.new_zeros(())
     depth_kl = zero
     if network.log_dispersion_G is None:
@@ -117,7 +121,8 @@ def loss_terms(network: TopicNetwork, batch: Batch, draws: Draws) -> tuple[LossT
         reconstruction=-log_likelihood_B.sum(),
         topics_kl=prior.topics_divergence(q.theta_loc_BK, q.theta_scale_BK, prior.sample(draws.prior)).sum(),
         depth_kl=depth_kl,
-        prior_kl=prior.divergence() * (batch.n_cells / network.n_cells),
+        prior_kl=prior.divergence() * share,
+        effects=network.effects_penalty() * share,
         dependence=zero,
     )
     return terms, theta_BK

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from .step import Stepper
 
 DEGREE, SMOOTHING = 5, 5.0
 DIVERGED = 4.0  # the test ends where the loss has climbed this many times as far as it had fallen
+FEWEST = 2 * (DEGREE + 1)  # learning rates that a spline can be put through
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class LearningRateCurve:
 
     def smoothed(self, rates: np.ndarray) -> np.ndarray:
         """Return the smoothing spline at learning rates within the range of the test."""
-        spline, mean, deviation = _spline(np.array(self.rates), np.array(self.losses))
+        spline, mean, deviation = _spline(*_before_divergence(np.array(self.rates), np.array(self.losses)))
         return mean + deviation * spline(np.log(rates))
 
 
@@ -108,7 +109,7 @@ def range_test(
                 return
             means.append(mean)
             yield rate, mean
-            if mean - means[0] > DIVERGED * (means[0] - min(means)) + abs(means[0]):
+            if mean > _ceiling(means):
                 return
     finally:
         stepper.close()
@@ -122,14 +123,15 @@ def read_curve(points: list[tuple[float, float]], num_steps: int, trim: tuple[fl
     TrainingError
         If the test ended too early, or the loss nowhere falls.
     """
-    if len(points) < 2 * (DEGREE + 1):
+    if len(points) < FEWEST:
         raise TrainingError(
             f"the loss ran away after {len(points)} of {num_steps} learning rates. "
             "Start lower by lower_bound_lr, and look for cells with outlying total counts"
         )
     rates, losses = np.array(points).T
-    spline, _, _ = _spline(rates, losses)
-    slope = spline.derivative()(np.log(rates))
+    before, losses_before = _before_divergence(rates, losses)
+    spline, _, _ = _spline(before, losses_before)
+    slope = spline.derivative()(np.log(before))
     ends = np.flatnonzero(np.diff(np.append(np.append(False, slope < 0), False).astype(int)))
     stretches = ends.reshape(-1, 2)
     if not len(stretches):
@@ -141,12 +143,23 @@ def read_curve(points: list[tuple[float, float]], num_steps: int, trim: tuple[fl
     return LearningRateCurve(tuple(rates.tolist()), tuple(losses.tolist()), falling, trim, len(points) < num_steps)
 
 
+def _ceiling(losses: Sequence[float] | np.ndarray) -> float:
+    """Return the loss above which it has run away."""
+    return losses[0] + DIVERGED * (losses[0] - min(losses)) + abs(losses[0])
+
+
+def _before_divergence(rates: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Leave out the end where the loss ran away, beside which all that came before would look flat."""
+    n = max(int(np.flatnonzero(losses <= _ceiling(losses))[-1]) + 1, FEWEST)
+    return rates[:n], losses[:n]
+
+
 def _spline(rates: np.ndarray, losses: np.ndarray) -> tuple[interpolate.UnivariateSpline, float, float]:
-    """Quintic smoothing spline of the standardised loss over the log of the rate."""
+    """Quintic smoothing spline of the standardised loss over the log of the rate; constant beyond its ends."""
     mean, deviation = float(losses.mean()), float(losses.std()) or 1.0
     smoothing = SMOOTHING * len(losses) / 100
     y = (losses - mean) / deviation
-    return interpolate.UnivariateSpline(np.log(rates), y, k=DEGREE, s=smoothing), mean, deviation
+    return interpolate.UnivariateSpline(np.log(rates), y, k=DEGREE, s=smoothing, ext="const"), mean, deviation
 
 
 def _round_and_round(cells: Cells, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:

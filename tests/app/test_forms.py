@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mira_app import forms
 from mira_app.forms import ModelForm
 from mira_core import options
 from mira_core.data.describe import describe
@@ -16,7 +17,7 @@ NEW = {
     "initial_pseudocounts": 60, "hidden": 33, "num_layers": 4, "embedding_size": 21, "encoder_dropout": 0.03,
     "decoder_dropout": 0.07, "nb_parameterize_logspace": False, "num_epochs": 3, "batch_size": 50,
     "min_learning_rate": 2e-3, "max_learning_rate": 0.07, "kl_strategy": "monotonic", "weight_decay": 0.002,
-    "min_momentum": 0.8, "max_momentum": 0.9, "seed": 5, "use_cuda": False,
+    "min_momentum": 0.8, "max_momentum": 0.9, "seed": 5, "use_cuda": False, "topic_effect_scale": 1.2,
 }  # fmt: skip
 
 
@@ -57,7 +58,15 @@ def test_every_option_that_applies_reaches_the_model(form, name):
 
 def test_every_option_is_tried_above():
     apply = {n for n in options.names() if options.applies(n, {"feature_type": "expression"})}
-    assert apply - set(NEW) == {"feature_type", *options.COVARIATE_OPTIONS}
+    assert apply - set(NEW) == {"feature_type", "topic_prior", *options.COVARIATE_OPTIONS}
+
+
+def test_another_prior_takes_the_options_of_the_first_away(form):
+    enter(form, "topic_prior", "dirichlet_process")
+    assert form.problem == ""
+    assert form.given == {"feature_type": "expression", "topic_prior": "dirichlet_process"}
+    form.advanced = True
+    assert not form.fields["initial_pseudocounts"].view.visible
 
 
 def test_the_python_shown_makes_the_same_model(form, adata, tmp_path):
@@ -95,15 +104,30 @@ def test_a_wrong_value_is_told_beside_its_field(form, name, text, message):
     assert not field.widget.error_state
 
 
-def test_models_of_later_versions_are_told_by_name(form):
+def test_covariates_bring_the_options_of_codal(form):
+    assert not form.fields["dependence_beta"].view.visible
     enter(form, "categorical_covariates", ["batch"])
-    assert "categorical_covariates is not yet available" in form.problem
-    assert form.fields["dependence_beta"].view.visible  # its options show
+    assert form.problem == ""
+    assert form.given["categorical_covariates"] == ["batch"]
+    assert form.fields["dependence_beta"].view.visible
     enter(form, "categorical_covariates", [])
+    assert not form.fields["dependence_beta"].view.visible
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_an_encoder_that_needs_a_gpu_is_told_beside_its_field(form, monkeypatch, gpu):
+    monkeypatch.setattr(forms, "_gpu", lambda: gpu)
     enter(form, "feature_type", "accessibility")
-    assert "feature_type='accessibility' is not yet available" in form.problem
     assert form.fields["atac_encoder"].view.visible
     assert not form.fields["nb_parameterize_logspace"].view.visible
+    assert ("atac_encoder='fast'" in form.problem) == (not gpu)
+    assert form.fields["atac_encoder"].widget.error_state == (not gpu)
+    enter(form, "atac_encoder", "fast")
+    assert form.problem == ""
+    enter(form, "atac_encoder", "DAN")
+    assert bool(form.problem) == (not gpu)
+    enter(form, "dan_on_cpu", True)
+    assert form.problem == ""
 
 
 def test_data_without_raw_counts_cannot_be_trained(adata):

@@ -71,7 +71,10 @@ class Server:
     def start(self) -> None:
         self.log = open(self.workspace.parent / "server.log", "ab")  # noqa: SIM115 - closed in `stop`
         self.process = subprocess.Popen(
-            self.command(self.port), stdout=self.log, stderr=self.log, env={**os.environ, **self.environment}
+            self.command(self.port),
+            stdout=self.log,
+            stderr=self.log,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **self.environment},
         )
         wait_until(self.answers, 60, "the server answers")
 

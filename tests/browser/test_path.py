@@ -107,8 +107,10 @@ def test_a_wrong_value_is_told_beside_its_field_and_nothing_can_be_started(page,
     fill(page, "num_topics", "")
     wait_until(lambda: not train.is_disabled(), 10, "the button is back")
     choose(page, "feature_type", "accessibility")
-    page.locator(".option-feature_type").get_by_text("not yet available").wait_for()
+    page.locator(".option-atac_encoder").get_by_text("the skipDAN encoder needs a GPU to train").wait_for()
     wait_until(train.is_disabled, 10, "the button is off")
+    choose(page, "atac_encoder", "fast")
+    wait_until(lambda: not train.is_disabled(), 10, "the button is back")
     choose(page, "feature_type", "expression")
     page.get_by_label("All options").click()
     for name in ("weight_decay", "decoder_dropout", "kl_strategy", "extra_features_keys"):

@@ -76,7 +76,9 @@ def test_a_damaged_file_is_named(tmp_path, tiny):
 
 @pytest.mark.parametrize("data", [None, np.ones((2, 2)), 3], ids=lambda d: type(d).__name__)
 def test_other_objects_are_refused_by_type(data):
-    with pytest.raises(DataError, match=f"AnnData or the path of an .h5ad file; got {type(data).__name__}"):
+    with pytest.raises(
+        DataError, match=f"AnnData, the path of an .h5ad file or of a folder .*; got {type(data).__name__}"
+    ):
         open_data(data)
 
 
@@ -222,6 +224,22 @@ def test_columns_that_are_no_flags_are_refused_with_an_example(tiny, values):
     refused(tiny, r"var\['chosen'\] must mark features by True and False; got", highly_variable_key="chosen")
 
 
+@pytest.mark.parametrize(
+    ("values", "example"),
+    [
+        ([True] * 6 + [np.nan], "nan"),
+        (pd.array([True] * 6 + [None], dtype="boolean"), "<NA>"),
+        ([1] * 6 + [3], "3"),
+        (["True"] * 7, "'True'"),
+        (pd.Categorical(["no"] * 6 + ["yes"]), "'no'"),
+    ],
+    ids=["NaN", "NA", "number", "text", "categories"],
+)
+def test_the_example_is_of_what_is_no_flag(tiny, values, example):
+    tiny.var["chosen"] = values
+    refused(tiny, rf"got values like {example}$", highly_variable_key="chosen")
+
+
 @pytest.mark.parametrize("n", [0, 1])
 def test_at_least_two_features_must_be_selected(tiny, n):
     tiny.var["chosen"] = np.arange(7) < n
@@ -284,8 +302,12 @@ def test_counts_that_are_all_zero_are_refused_as_empty_cells():
     refused(with_x(np.zeros((5, 4))), "every cell must have counts in the modelled features; 5 have none")
 
 
-def test_a_single_cell_is_too_few(tiny):
-    refused(tiny[:1].copy(), "at least 2 cells are needed to train; got 1")
+def test_a_single_cell_is_too_few_and_so_are_none(tiny):
+    tiny.obs["a"] = 1.0
+    for n in (0, 1):
+        for options in ({}, {"continuous_covariates": "a"}):
+            with pytest.raises(DataError, match=f"at least 2 cells are needed to train; got {n}"):
+                make(tiny, **options).fit_records(tiny[:n].copy())
 
 
 def test_repeated_feature_names_are_refused_and_say_what_to_call(tiny):
@@ -337,6 +359,17 @@ def test_backed_data_give_the_same_counts(tiny, tmp_path, stored):
         assert np.array_equal(cells.counts.to_csr().toarray(), np.delete(x, 3, axis=1))
     finally:
         backed.file.close()
+
+
+@pytest.mark.parametrize("layer", [None, "raw"])
+def test_backed_data_without_x_say_so_or_are_read_from_a_layer(tiny, tmp_path, layer):
+    bare = ad.AnnData(obs=tiny.obs, var=tiny.var, layers={"raw": tiny.X})
+    bare.write_h5ad(tmp_path / "a.h5ad")
+    backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    if layer is None:
+        refused(backed, "has no X; name the layer with raw counts by counts_layer")
+    else:
+        assert np.array_equal(read_cells(backed, counts_layer=layer).counts.to_csr().toarray(), tiny.X.toarray())
 
 
 def test_reading_changes_nothing_in_the_data(tiny):

@@ -18,17 +18,35 @@ import mira_core as mira
 from mira_core import options
 from mira_core.errors import CheckpointError, NotFitted
 from mira_core.topics import load_model
-from tests.helpers import arrays, make, same
+from mira_core.training.range_test import LearningRateCurve
+from tests.helpers import FAMILIES, arrays, make, make_cells, same, with_columns
 
-# Not the documented nor any recommended value.
-UNUSUAL = {
+# Not the documented nor any recommended value, where an option has more than the one that makes others apply.
+COMMON = {
     "highly_variable_key": "chosen", "exogenous_key": "chosen", "endogenous_key": "seen", "counts_layer": "counts",
-    "extra_features_keys": ["a", "b"], "num_topics": 5, "cost_beta": 1.3, "initial_pseudocounts": 33, "hidden": 9,
+    "extra_features_keys": ["a", "b"], "num_topics": 5, "cost_beta": 1.3, "hidden": 9,
     "num_layers": 4, "embedding_size": 11, "encoder_dropout": 0.07, "decoder_dropout": 0.09,
-    "nb_parameterize_logspace": False, "num_epochs": 2, "batch_size": 40, "min_learning_rate": 2e-3,
+    "num_epochs": 2, "batch_size": 40, "min_learning_rate": 2e-3,
     "max_learning_rate": 0.07, "kl_strategy": "monotonic", "weight_decay": 0.002, "min_momentum": 0.8,
-    "max_momentum": 0.9, "seed": 2**62 + 1, "use_cuda": False, "feature_type": "expression",
+    "max_momentum": 0.9, "seed": 2**62 + 1, "use_cuda": False, "topic_effect_scale": 0.8,
 }  # fmt: skip
+DIRICHLET = {"topic_prior": "dirichlet", "initial_pseudocounts": 33}
+COVARIATES = {
+    "categorical_covariates": ["kind"], "continuous_covariates": ["a", "quality"], "covariates_keys": ["b"],
+    "dependence_lr": 2e-4, "dependence_hidden": 13, "dependence_beta": 0.7, "marginal_estimation_size": 60,
+    "covariates_hidden": 8, "covariates_dropout": 0.06, "mask_dropout": 0.04, "technical_effect_scale": None,
+}  # fmt: skip
+EXPRESSION = {"feature_type": "expression", "nb_parameterize_logspace": False}
+ACCESSIBILITY = {"feature_type": "accessibility", "embedding_dropout": 0.11}
+UNUSUAL = {
+    "expression": {**COMMON, **EXPRESSION, **DIRICHLET},
+    "CODAL": {**COMMON, **EXPRESSION, **COVARIATES, "topic_prior": "dirichlet_process"},
+    "DAN": {**COMMON, **ACCESSIBILITY, **DIRICHLET, "atac_encoder": "DAN", "dan_on_cpu": True},
+    "fast": {**COMMON, **ACCESSIBILITY, **COVARIATES, **DIRICHLET, "atac_encoder": "fast"},
+}
+
+
+FILES = Path(__file__).parent / "files"
 
 
 def read_header(path: Path) -> dict:
@@ -92,22 +110,31 @@ def test_a_loaded_model_can_be_fitted_again(saved, fitted, cells):
     assert same(arrays(again), arrays(fitted))
 
 
-def test_every_option_round_trips(cells, tmp_path):
+def test_every_option_is_among_those_that_round_trip_below():
+    for chosen in UNUSUAL.values():
+        wanted = {n for n in options.names() if options.applies(n, chosen)}
+        if not options.is_codal(chosen):
+            wanted -= set(options.COVARIATE_OPTIONS)
+        assert set(chosen) == wanted, "an option is not tested here"
+    assert set().union(*UNUSUAL.values()) == set(options.names())
+
+
+@pytest.mark.parametrize("chosen", UNUSUAL.values(), ids=UNUSUAL)
+def test_every_option_round_trips(cells, tmp_path, chosen):
     cells.layers["counts"] = cells.X.copy()
     cells.X = cells.X * 0.5
     cells.var["chosen"], cells.var["seen"] = np.arange(120) >= 10, np.arange(120) < 90
     cells.obs["a"], cells.obs["b"] = np.arange(300) / 300, np.arange(300) % 2
-    wanted = {n for n in options.names() if options.applies(n, {})} - set(options.COVARIATE_OPTIONS)
-    assert set(UNUSUAL) == wanted, "an option is not tested here"
-    model = mira.topics.make_model(*cells.shape, **UNUSUAL)
+    cells.obs["kind"], cells.obs["quality"] = [f"kind {i % 3}" for i in range(300)], np.arange(300) % 7
+    model = mira.topics.make_model(*cells.shape, **chosen)
     with pytest.warns(UserWarning, match="not among the modelled"):
         model.fit(cells, progress=False)
     model.save(tmp_path / "m.safetensors")
     loaded = load_model(tmp_path / "m.safetensors")
-    assert loaded.given == UNUSUAL
-    assert {n: loaded.get_params()[n] for n in UNUSUAL} == UNUSUAL
+    assert loaded.given == chosen
+    assert {n: loaded.get_params()[n] for n in chosen} == chosen
     header = read_header(tmp_path / "m.safetensors")
-    assert header["given"] == UNUSUAL
+    assert header["given"] == chosen
     assert header["resolved"] == model.get_params()
     assert np.array_equal(*(m.predict(cells.copy()).obsm["X_topic_compositions"] for m in (model, loaded)))
 
@@ -119,7 +146,7 @@ def test_a_loaded_model_keeps_the_recommended_values_it_was_trained_with(fitted,
     assert (loaded.cost_beta, loaded.decoder_dropout) == (3.25, 0.31)
     assert loaded.options["cost_beta"].source == "recommended"
     assert loaded.options["cost_beta"].reason == "when it was trained"
-    assert loaded.network.decoder.dropout.p == 0.31
+    assert loaded.network.theta_dropout.p == 0.31
     assert loaded.cost_beta != fitted.cost_beta
 
 
@@ -145,13 +172,65 @@ def test_names_of_any_letters_round_trip(cells, tmp_path):
     assert load_model(tmp_path / "modèle.safetensors").features.tolist() == cells.var_names.tolist()
 
 
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_a_loaded_model_of_every_family_is_the_same_in_all_that_it_says(tmp_path, family):
+    adata = with_columns(make_cells(45, 30))
+    model = make(adata, **family, extra_features_keys="extra", num_epochs=2).fit(adata, progress=False)
+    model.save(tmp_path / "m.safetensors")
+    loaded = load_model(tmp_path / "m.safetensors")
+    assert same(arrays(model), arrays(loaded))
+    assert (loaded.get_params(), loaded.given, loaded.options) == (model.get_params(), model.given, model.options)
+    assert (loaded.history, repr(loaded)) == (model.history, repr(model))
+    assert loaded.score(adata) == model.score(adata)
+    a, b = model.predict(adata.copy()), loaded.predict(adata.copy())
+    assert np.array_equal(a.obsm["X_topic_compositions"], b.obsm["X_topic_compositions"])
+    for call in ("impute", "get_hierarchical_umap_features", *(["get_batch_effect"] if "CODAL" in repr(model) else [])):
+        assert np.array_equal(getattr(model, call)(a), getattr(loaded, call)(b)), call
+    loaded.save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "m.safetensors").read_bytes()
+    assert same(arrays(loaded.fit(adata, progress=False)), arrays(model))
+
+
+def test_the_tested_learning_rates_round_trip(fitted, tmp_path):
+    model = copy.deepcopy(fitted)
+    losses = np.cos(np.linspace(0, 4, 20)).tolist()
+    model.learning_rate_curve = LearningRateCurve(tuple(np.geomspace(1e-6, 1, 20).tolist()), tuple(losses), (1e-5, 0.3))
+    model.save(tmp_path / "m.safetensors")
+    loaded = load_model(tmp_path / "m.safetensors")
+    assert loaded.learning_rate_curve == model.learning_rate_curve
+    assert loaded.trim_learning_rate_bounds(0.1, 0.7) == model.trim_learning_rate_bounds(0.1, 0.7)
+    assert loaded.max_learning_rate == pytest.approx(0.3 * np.exp(-0.7))
+
+
+# --- files of earlier versions ---------------------------------------------------------------------
+
+
+def test_a_file_of_format_1_predicts_what_it_did(tmp_path):
+    """Written by the version before covariates, accessibility and the Dirichlet process."""
+    adata = mira.data.simulate_expression(120, 40, 3, n_types=3, seed=1)
+    adata.obs["score"] = np.linspace(-1, 1, 120)
+    model = load_model(FILES / "format1.safetensors")
+    theta = model.predict(adata).obsm["X_topic_compositions"]
+    np.testing.assert_allclose(theta, np.load(FILES / "format1_compositions.npy"), atol=1e-6)
+    given = {"feature_type": "expression", "num_topics": 3, "hidden": 8, "num_epochs": 4, "seed": 5, "batch_size": 32,
+             "extra_features_keys": ["score"], "kl_strategy": "monotonic"}  # fmt: skip
+    assert model.given == given
+    assert model.get_params().keys() == mira.topics.make_model(120, 40, **given).get_params().keys()
+    assert (model.topic_prior, model.learning_rate_curve, len(model.history)) == ("dirichlet", None, 4)
+    assert np.isfinite(model.score(adata))
+    model.save(tmp_path / "m.safetensors")
+    assert read_header(tmp_path / "m.safetensors")["format"] == 2
+    assert np.array_equal(load_model(tmp_path / "m.safetensors").predict(adata).obsm["X_topic_compositions"], theta)
+    assert len(model.fit(adata, progress=False).history) == 4
+
+
 # --- the file -------------------------------------------------------------------------------------
 
 
 def test_the_file_holds_numbers_and_json_with_a_format(saved):
     header = read_header(saved)
-    assert header["format"] == 1
-    assert {"given", "resolved", "features", "history", "statistics", "seed_used"} <= set(header)
+    assert header["format"] == 2
+    assert {"given", "resolved", "features", "history", "statistics", "seed_used", "coding", "curve"} <= set(header)
 
 
 def test_saving_replaces_in_one_stroke_and_leaves_nothing_beside(fitted, tmp_path):
@@ -165,7 +244,7 @@ def test_saving_replaces_in_one_stroke_and_leaves_nothing_beside(fitted, tmp_pat
 def test_a_save_that_fails_leaves_what_was_there(saved, fitted):
     before = saved.read_bytes()
     broken = copy.deepcopy(fitted)
-    broken.history = [object()]
+    broken._fit.history = [object()]
     with pytest.raises(AttributeError):
         broken.save(saved)
     assert saved.read_bytes() == before
@@ -243,11 +322,11 @@ def test_a_safetensors_file_of_another_program_is_refused(tmp_path):
             load_model(path)
 
 
-@pytest.mark.parametrize("found", [2, 99, "1", None, 1.5, [1]])
+@pytest.mark.parametrize("found", [3, 99, "1", None, 1.5, [1], 0, -1])
 def test_a_newer_or_unknown_format_is_refused_and_says_to_update(saved, found):
     rewrite(saved, lambda h: h.update(format=found))
     with pytest.raises(
-        CheckpointError, match=r"model.safetensors has format .*; this version reads up to 1. Update mira"
+        CheckpointError, match=r"model.safetensors has format .*; this version reads up to 2. Update mira"
     ):
         load_model(saved)
 
@@ -257,7 +336,19 @@ WRONG = [None, -1, 10**30, 0.5, "x", [], {}, [None], ["a"], [10**9], {"a": 1}, [
 
 @pytest.mark.parametrize("value", WRONG, ids=str)
 @pytest.mark.parametrize(
-    "key", ["n_samples", "n_features", "given", "resolved", "features", "endogenous", "history", "statistics"]
+    "key",
+    [
+        "n_samples",
+        "n_features",
+        "given",
+        "resolved",
+        "features",
+        "endogenous",
+        "history",
+        "statistics",
+        "coding",
+        "curve",
+    ],
 )
 def test_a_header_of_wrong_content_is_a_checkpoint_error_or_still_a_model(saved, key, value):
     rewrite(saved, lambda h: h.update({key: value}))
@@ -281,6 +372,7 @@ def test_a_header_of_wrong_content_is_a_checkpoint_error_or_still_a_model(saved,
         "history",
         "statistics",
         "seed_used",
+        "coding",
     ],
 )
 def test_a_header_that_lacks_something_is_refused(saved, key):
@@ -292,7 +384,8 @@ def test_a_header_that_lacks_something_is_refused(saved, key):
 @pytest.mark.parametrize(
     ("name", "value"),
     [("num_topics", 0), ("num_topics", "x"), ("num_topics", 10**12), ("nonsense", 1), ("feature_type", "accessibility"),
-     ("extra_features_keys", ["a"]), ("hidden", 10**12), ("embedding_size", [])],
+     ("extra_features_keys", ["a"]), ("hidden", 10**12), ("embedding_size", []),
+     ("categorical_covariates", ["a"]), ("covariates_keys", ["a"])],
 )  # fmt: skip
 @pytest.mark.parametrize("where", ["given", "resolved"])
 def test_wrong_options_in_a_file_are_refused(saved, where, name, value):
@@ -325,3 +418,19 @@ def test_loading_ignores_tensors_of_no_known_room_but_refuses_unknown_weights(sa
     rewrite(saved, lambda h: None, {**tensors, "network.notes": torch.ones(2)})
     with pytest.raises(CheckpointError, match="damaged"):
         load_model(saved)
+
+
+def test_a_coding_that_does_not_fit_the_model_is_refused(tmp_path):
+    adata = with_columns(make_cells(40, 12))
+    model = make(adata, **FAMILIES["CODAL"], num_epochs=1).fit(adata, progress=False)
+    for change in (
+        lambda c: c["categories"].update(batch=["a", "b", "c"]),
+        lambda c: c["categories"].update(other=[]),
+        lambda c: c["scales"].pop("quality"),
+        lambda c: c["as_they_are"].append("extra"),
+        lambda c: c.update(extra=["extra"]),
+    ):
+        model.save(tmp_path / "m.safetensors")
+        rewrite(tmp_path / "m.safetensors", lambda h, change=change: change(h["coding"]) and None)
+        with pytest.raises(CheckpointError, match="m.safetensors is damaged"):
+            load_model(tmp_path / "m.safetensors")

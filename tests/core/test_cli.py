@@ -13,7 +13,7 @@ import pytest
 
 import mira_core as mira
 from mira_core import cli, jobs, options
-from tests.helpers import arrays, make, same
+from tests.helpers import arrays, make, same, with_columns
 
 SHORT = ["--num-epochs", "1", "--no-embedding"]
 FIT = ["--num-topics", "4", "--hidden", "16", "--num-epochs", "3", "--batch-size", "32", "--seed", "0"]
@@ -23,7 +23,7 @@ FIT = ["--num-topics", "4", "--hidden", "16", "--num-epochs", "3", "--batch-size
 def data(cells, tmp_path) -> Path:
     cells.layers["counts"] = cells.X
     cells.obs["a"], cells.obs["b"] = np.linspace(0, 1, 300), np.linspace(1, 0, 300)
-    cells.write_h5ad(tmp_path / "cells.h5ad")
+    with_columns(cells).write_h5ad(tmp_path / "cells.h5ad")
     return tmp_path / "cells.h5ad"
 
 
@@ -54,9 +54,9 @@ def test_every_option_has_a_flag_with_its_documentation(name, capsys):
 def value_of(name: str) -> tuple[list[str], object]:
     """Words for the command line, and the value that they mean; not the default."""
     p = options.parameter(name)
-    if isinstance(p, param.Boolean):
-        return [f"--no-{name.replace('_', '-')}"], False
     flag = f"--{name.replace('_', '-')}"
+    if isinstance(p, param.Boolean):
+        return [flag.replace("--", "--no-", 1) if p.default else flag], not p.default
     if isinstance(p, options.ColumnNames):
         return [flag, "a", "b"], ["a", "b"]
     if isinstance(p, param.Selector):
@@ -68,21 +68,52 @@ def value_of(name: str) -> tuple[list[str], object]:
     return [flag, "b"], "b"
 
 
+# What makes the model to which an option applies, and fits a CPU.
+CONTEXT = {
+    "codal": ["--continuous-covariates", "a"],
+    "accessibility": ["--feature-type", "accessibility", "--atac-encoder", "fast"],
+    "dan": ["--feature-type", "accessibility", "--atac-encoder", "DAN"],
+}
+BESIDES = {
+    "min_momentum": ["--max-momentum", "0.99"],
+    "feature_type": ["--atac-encoder", "fast"],
+    "atac_encoder": ["--feature-type", "accessibility"],
+}
+
+
 @pytest.mark.parametrize("name", options.names())
-def test_every_flag_reaches_the_specification_or_the_check(name, data, tmp_path, capsys):
+def test_every_flag_reaches_the_specification(name, data, tmp_path):
     words, value = value_of(name)
-    more = ["--max-momentum", "0.99"] if name == "min_momentum" else []
     if name == "max_momentum":
         words, value = ["--max-momentum", "0.7"], 0.7
-    if not options.applies(name, {}) or name in (*options.COVARIATE_OPTIONS, "feature_type"):
-        words = ["--feature-type", "accessibility"] if name == "feature_type" else words
-        said = refused(capsys, "fit", data, "-o", tmp_path / "out", *words)
-        assert f"mira: error: {name}" in said
-        assert "not yet available" in said or "leave it out" in said
-        assert not (tmp_path / "out").exists()
-        return
-    assert cli.main(["fit", str(data), "-o", str(tmp_path / "out"), *SHORT, *words, *more]) in (0, 1)
+    more = BESIDES.get(name) or CONTEXT.get(options.parameter(name).metadata["applies_to"], [])
+    assert cli.main(["fit", str(data), "-o", str(tmp_path / "out"), *SHORT, *more, *words]) in (0, 1)
     assert jobs.read_spec(tmp_path / "out")["model"][name] == value
+
+
+@pytest.mark.parametrize("name", [n for n in options.names() if not options.applies(n, {})])
+def test_a_flag_that_does_not_apply_is_refused(name, data, tmp_path, capsys):
+    said = refused(capsys, "fit", data, "-o", tmp_path / "out", *value_of(name)[0])
+    assert f"mira: error: {name} applies to models " in said
+    assert "leave it out" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--categorical-covariates", "batch", "--continuous-covariates", "a"],
+        ["--feature-type", "accessibility", "--atac-encoder", "fast"],
+        ["--feature-type", "accessibility", "--atac-encoder", "DAN", "--dan-on-cpu", "--covariates-keys", "b"],
+        ["--topic-prior", "dirichlet_process"],
+    ],
+    ids=" ".join,
+)
+def test_every_family_of_models_trains_from_the_command_line(words, data, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert cli.main(["fit", str(data), "-o", str(out), *SHORT, "--num-topics", "3", *words]) == 0
+    model = mira.topics.load_model(out / "result" / "model.safetensors")
+    assert model.predict(data).obsm["X_topic_compositions"].shape == (300, 3)
 
 
 def test_fit_gives_the_model_of_the_library_call(data, cells, tmp_path, capsys):

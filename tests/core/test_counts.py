@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
 
-from mira_core.data import loaders
+from mira_core.data import counts, loaders
 from mira_core.data.counts import CountMatrix
 from mira_core.data.statistics import learn
 from tests.helpers import make_cells, read_cells
@@ -40,7 +42,7 @@ STORED = {
 @pytest.mark.parametrize("stored", STORED.values(), ids=STORED)
 def test_equal_counts_give_equal_minibatches_however_stored(tiny, stored):
     x = tiny.X.toarray()
-    plain, other = CountMatrix(sp.csr_array(x)), CountMatrix(stored(x))
+    plain, other = CountMatrix.from_scipy(sp.csr_array(x)), CountMatrix.from_scipy(stored(x))
     chosen = np.array([3, 0, 11, 3])
     for a, b in zip(plain.rows(chosen), other.rows(chosen), strict=True):
         assert a.dtype == b.dtype
@@ -50,13 +52,13 @@ def test_equal_counts_give_equal_minibatches_however_stored(tiny, stored):
 def test_the_matrix_given_is_not_changed():
     m = sp.csr_array(np.array([[2.0, 0, 1]]))
     m.data[0] = 0
-    CountMatrix(m)
+    CountMatrix.from_scipy(m)
     assert m.nnz == 2
 
 
 def test_depths_and_totals_are_plain_sums():
     x = np.array([[0, 0, 0], [1, 2, 0], [0, 0, 0], [0, 0, 5], [0, 0, 0]])
-    m = CountMatrix(sp.csr_array(x))
+    m = CountMatrix.from_scipy(sp.csr_array(x))
     assert np.array_equal(m.depths(), x.sum(1))
     assert np.array_equal(m.feature_totals(), x.sum(0))
     assert m.depths().dtype == m.feature_totals().dtype == np.float64
@@ -64,7 +66,32 @@ def test_depths_and_totals_are_plain_sums():
 
 def test_large_counts_are_summed_exactly():
     x = np.full((2, 3), 2**24)
-    assert np.array_equal(CountMatrix(sp.csr_array(x)).depths(), [3 * 2**24] * 2)
+    assert np.array_equal(CountMatrix.from_scipy(sp.csr_array(x)).depths(), [3 * 2**24] * 2)
+
+
+def test_some_of_the_cells_are_taken_without_copying_their_counts(tiny):
+    x, matrix = tiny.X.toarray(), CountMatrix.from_scipy(tiny.X)
+    for rows in ([5, 1, 5], [], list(range(12))):
+        part = matrix.take(np.array(rows, int))
+        assert part.shape == (len(rows), 7)
+        assert np.array_equal(part.to_csr().toarray(), x[rows].reshape(-1, 7))
+        assert np.array_equal(part.depths(), x[rows].sum(1))
+        assert np.array_equal(part.feature_totals(), x[rows].sum(0))
+        assert np.shares_memory(part.values, matrix.values)
+    twice = matrix.take(np.array([5, 1, 4])).take(np.array([2, 0]))
+    assert np.array_equal(twice.to_csr().toarray(), x[[4, 5]])
+
+
+@pytest.mark.parametrize("size", [1, 5, 12, 30, 1000])
+def test_going_through_the_cells_in_chunks_gives_the_whole(tiny, monkeypatch, size):
+    monkeypatch.setattr(counts, "CHUNK", size)
+    matrix, x = CountMatrix.from_scipy(tiny.X), tiny.X.toarray()
+    chunks = list(matrix.csr_chunks())
+    assert all(c.nnz <= size or c.shape[0] == 1 for c in chunks)
+    assert all(a.nnz + b[[0]].nnz > size for a, b in itertools.pairwise(chunks))
+    assert np.array_equal(matrix.to_csr().toarray(), x)
+    assert np.array_equal(matrix.depths(), x.sum(1))
+    assert np.array_equal(matrix.feature_totals(), x.sum(0))
 
 
 def test_a_minibatch_holds_the_rows_asked_for_in_that_order(tiny):

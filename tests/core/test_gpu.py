@@ -7,6 +7,8 @@ import pytest
 import torch
 
 import mira_core as mira
+from mira_core.errors import OptionError
+from mira_core.nn.dependence import mismatched_pairs
 from mira_core.training.objective import draw, loss_terms
 
 from .. import helpers
@@ -17,31 +19,56 @@ pytestmark = [
 ]
 
 
-def test_a_model_trained_on_a_gpu_predicts_alike_on_the_cpu(cells, tmp_path):
-    model = helpers.make(cells).fit(cells, progress=False)
+@pytest.mark.parametrize("family", helpers.FAMILIES)
+def test_a_model_trained_on_a_gpu_predicts_alike_on_the_cpu(cells, tmp_path, family):
+    adata = helpers.with_columns(cells)
+    model = helpers.make(adata, **helpers.FAMILIES[family]).fit(adata, progress=False)
     assert model.device.type == "cuda"
     model.save(tmp_path / "m.safetensors")
     loaded = mira.topics.load_model(tmp_path / "m.safetensors")
-    a, b = (m.predict(cells.copy()).obsm["X_topic_compositions"] for m in (model, loaded))
+    a, b = (m.predict(adata.copy()).obsm["X_topic_compositions"] for m in (model, loaded))
     np.testing.assert_allclose(a, b, atol=1e-4)
-    assert model.score(cells) == pytest.approx(loaded.score(cells), rel=1e-4)
+    assert model.score(adata) == pytest.approx(loaded.score(adata), rel=1e-4)
 
 
-def test_loss_and_gradients_equal_those_of_the_cpu(cells, fitted):
+@pytest.mark.parametrize("family", ["expression", "CODAL", "process", "skipDAN", "fast"])
+def test_a_seed_repeats_a_model_on_a_gpu(cells, family):
+    adata = helpers.with_columns(cells)
+    one, two = (helpers.make(adata, **helpers.FAMILIES[family]).fit(adata, progress=False) for _ in range(2))
+    np.testing.assert_allclose(one.training_loss, two.training_loss, rtol=1e-4)  # sums may run in another order
+
+
+@pytest.mark.parametrize("encoder", ["skipDAN", "DAN"])
+def test_deep_averaging_encoders_ask_for_no_leave_on_a_gpu(cells, encoder):
+    model = mira.topics.make_model(*cells.shape, feature_type="accessibility", atac_encoder=encoder, num_epochs=1)
+    assert model.fit(cells, progress=False).device.type == "cuda"
+    with pytest.raises(OptionError, match=f"the {encoder} encoder needs a GPU to train, and use_cuda is off"):
+        model.set_params(use_cuda=False).fit(cells, progress=False)
+
+
+@pytest.mark.parametrize("family", helpers.FAMILIES)
+def test_loss_and_gradients_equal_those_of_the_cpu(cells, family):
     told = {}
-    batch_cells = fitted._cells(cells)
-    cpu_batch = batch_cells.batch(np.arange(64))
-    draws = draw(fitted.network, cpu_batch, torch.Generator().manual_seed(0))
+    adata = helpers.with_columns(cells)
+    model = helpers.make(adata, use_cuda=False, **helpers.FAMILIES[family])
+    model.fit(adata, progress=False)
+    network = model.network
+    cpu_batch = model._cells(adata).batch(np.arange(64))
+    draws = draw(network, cpu_batch, torch.Generator().manual_seed(0))
+    pairs = mismatched_pairs(64, 50, torch.Generator().manual_seed(0), torch.device("cpu"))
     for device in ("cpu", "cuda"):
-        network = fitted.network.to(device)
+        network.to(device)
         network.zero_grad()
         batch = cpu_batch.to(torch.device(device))
-        loss = loss_terms(network, batch, type(draws)(*(d.to(device) for d in draws))).loss(0.7)
+        terms, theta_BK = loss_terms(network, batch, type(draws)(*(d.to(device) for d in draws)))
+        if network.dependence is not None:
+            signals = network.signals(theta_BK, batch.covariates_BC)
+            terms = terms._replace(dependence=network.dependence(*signals, *(p.to(device) for p in pairs)))
+        loss = terms.loss(0.7, 0.6)
         loss.backward()
         gradients = torch.cat([p.grad.flatten().cpu() for p in network.parameters()])
         told[device] = (loss.item(), gradients)
         network.zero_grad()
-    fitted.network.to("cpu")
     assert told["cuda"][0] == pytest.approx(told["cpu"][0], rel=1e-5)
     scale = told["cpu"][1].abs().max()
     assert (told["cuda"][1] - told["cpu"][1]).abs().max() < 1e-3 * scale

@@ -15,7 +15,7 @@ import mira_core.data
 import mira_core.topics
 
 ROOT = Path(mira_core.__file__).parent
-LAYERS = ["base", "data", "nn", "models", "training", "estimators", "top", "mira_app"]
+LAYERS = ["base", "data", "nn", "models", "training", "plots", "estimators", "top", "mira_app"]
 BASE = {"errors", "options", "records", "recommend", "files"}
 PACKAGES = set(LAYERS[1:-2])
 TOP = {"__init__", "topics", "jobs", "run", "cli"}
@@ -120,7 +120,8 @@ def test_importing_alone_prints_nothing():
 def test_the_public_names_are_exactly_these():
     assert mira_core.__all__ == ["data", "topics"]
     assert sorted(mira_core.topics.__all__) == [
-        "Recommendation", "TopicModel", "Writer", "load_model", "make_model", "recommend_parameters",
+        "Recommendation", "TensorBoardWriter", "TopicModel", "Writer", "load_model", "make_model",
+        "recommend_parameters",
     ]  # fmt: skip
     assert sorted(mira_core.data.__all__) == ["load_demo", "simulate_expression"]
     for package in (mira_core, mira_core.topics, mira_core.data):

@@ -18,11 +18,11 @@ import psutil
 import pytest
 
 from mira_core import jobs
-from mira_core.errors import JobError, MiraError, NotYetAvailable, OptionError
+from mira_core.errors import JobError, MiraError, OptionError
 from mira_core.records import EpochRecord, StepRecord, from_dict
 from mira_core.run import main, run_job
 from mira_core.topics import load_model
-from tests.helpers import arrays, make, same
+from tests.helpers import arrays, make, same, with_columns
 
 SMALL = {"num_topics": 4, "hidden": 16, "num_epochs": 3, "batch_size": 32, "seed": 0}
 ENDLESS = {**SMALL, "num_epochs": 1_000_000}
@@ -31,7 +31,7 @@ OTHER_HOST = {"host": "elsewhere", "pid": 1, "process_started": 0.0}
 
 @pytest.fixture
 def data(cells, tmp_path) -> Path:
-    cells.write_h5ad(tmp_path / "cells.h5ad")
+    with_columns(cells).write_h5ad(tmp_path / "cells.h5ad")
     return tmp_path / "cells.h5ad"
 
 
@@ -148,7 +148,7 @@ def test_a_file_in_the_place_of_the_folder_is_a_job_error(data, folder):
         ),
         ({"model": {"num_topic": 4}}, OptionError, "did you mean num_topics"),
         ({"model": {"num_topics": 0}}, OptionError, "num_topics must be an integer"),
-        ({"model": {"feature_type": "accessibility"}}, NotYetAvailable, "not yet available"),
+        ({"model": {"mask_dropout": 0.1}}, OptionError, r"mask_dropout applies to models with covariates \(CODAL\)"),
     ],
 )
 def test_a_wrong_spec_is_refused_before_anything_is_written(folder, given, error, message):
@@ -348,6 +348,25 @@ def test_a_job_gives_the_model_and_the_topics_of_the_library_call(data, folder, 
     assert sum(isinstance(r, StepRecord) for r in told) == 27
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"categorical_covariates": ["batch"]},
+        {"feature_type": "accessibility", "atac_encoder": "fast"},
+        {"feature_type": "accessibility", "atac_encoder": "skipDAN", "dan_on_cpu": True},
+        {"topic_prior": "dirichlet_process"},
+    ],
+    ids=["CODAL", "fast", "skipDAN", "process"],
+)
+def test_jobs_of_every_family_give_the_model_of_the_library_call(data, folder, cells, options):
+    jobs.write_spec(folder, data=str(data), model={**SMALL, **options, "num_epochs": 1}, embedding=False)
+    assert run_job(folder).state == "finished"
+    told = [from_dict(r) for r in jobs.read_records(folder)[0]]
+    model = make(cells, **options, num_epochs=1).fit(cells, progress=False)
+    assert same(arrays(load_model(folder / "result" / "model.safetensors")), arrays(model))
+    assert [r.dependence != 0 for r in told if isinstance(r, EpochRecord)] == ["categorical_covariates" in options]
+
+
 def test_signal_handlers_are_put_back_after_a_run(data, folder):
     before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
     jobs.write_spec(folder, data=str(data), model=SMALL, embedding=False)
@@ -392,10 +411,17 @@ def remove_data(folder: Path, data: Path) -> str:
 def make_diverge(folder: Path, data: Path) -> str:
     spec = json.loads((folder / "job.json").read_text())
     (folder / "job.json").write_text(json.dumps({**spec, "model": {**SMALL, "max_learning_rate": 1e9}}))
-    return "TrainingError: the loss is no longer finite"
+    return "TrainingError: the loss is no longer finite at step "
 
 
-@pytest.mark.parametrize("broken", [break_options, break_layer, remove_data, make_diverge])
+def ask_for_a_gpu(folder: Path, data: Path) -> str:
+    spec = json.loads((folder / "job.json").read_text())
+    accessible = {"feature_type": "accessibility", "use_cuda": False}
+    (folder / "job.json").write_text(json.dumps({**spec, "model": accessible}))
+    return "OptionError: the skipDAN encoder needs a GPU to train, and use_cuda is off. Set atac_encoder='fast'"
+
+
+@pytest.mark.parametrize("broken", [break_options, break_layer, remove_data, make_diverge, ask_for_a_gpu])
 def test_a_job_that_fails_says_why_and_leaves_no_half_results(data, folder, broken):
     jobs.write_spec(folder, data=str(data), model=SMALL)
     said = broken(folder, data)

@@ -1,4 +1,4 @@
-"""The negative binomial from its non-zeros equals the dense ones of torch and Pyro."""
+"""The negative binomial and the multinomial from their non-zeros equal the dense ones of torch and Pyro."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mira_core.data.counts import Batch
-from mira_core.models.generative import counts_distribution
-from mira_core.models.likelihoods import negative_binomial
+from mira_core.models.generative import OpenPeaks, _negative_binomial
+from mira_core.models.likelihoods import multinomial, negative_binomial
 from tests.helpers import make_network, read_cells
 
 FLOAT64 = torch.float64
@@ -101,11 +101,11 @@ def test_gradients_equal_finite_differences(logspace):
 @pytest.mark.parametrize("logspace", [True, False])
 def test_equals_the_distribution_of_the_generative_story(tiny, logspace):
     cells = read_cells(tiny)
-    network = make_network(cells, logspace=logspace)
+    network = make_network(cells, nb_parameterize_logspace=logspace)
     batch = cells.batch(np.arange(12)).to(torch.device("cpu"), FLOAT64)
     log_mean = torch.randn(12, 7, dtype=FLOAT64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        wanted = counts_distribution(network, log_mean).log_prob(batch.dense(7))
+        wanted = _negative_binomial(network, log_mean).log_prob(batch.dense(7))
         got = negative_binomial(batch, log_mean, network.log_dispersion_G, logspace)
     torch.testing.assert_close(got, wanted, rtol=1e-9, atol=0)
 
@@ -116,3 +116,58 @@ def test_cells_are_independent():
     for i in range(len(x)):
         alone = negative_binomial(batch_of(x[i : i + 1]), log_mean[i : i + 1], log_r)
         torch.testing.assert_close(alone[0], whole[i], rtol=1e-12, atol=0)
+
+
+# --- open peaks -----------------------------------------------------------------------------------
+
+
+def peaks(seed: int = 0, B: int = 7, G: int = 11) -> tuple[np.ndarray, torch.Tensor]:
+    """Open peaks, a cell with none and one with all of them, and log frequencies from e^-30 to 1."""
+    rng = np.random.default_rng(seed)
+    x = rng.random((B, G)) < 0.3
+    x[0], x[1] = False, True
+    return x.astype(int), torch.from_numpy(rng.uniform(-30, 0, (B, G))).log_softmax(1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_multinomial_equals_torchs_cell_by_cell(seed):
+    x, log_rho = peaks(seed)
+    got = multinomial(batch_of(x), log_rho)
+    for row, logits, one in zip(x, log_rho, got, strict=True):
+        distribution = torch.distributions.Multinomial(int(row.sum()), logits=logits)
+        torch.testing.assert_close(one, distribution.log_prob(torch.tensor(row, dtype=FLOAT64)), rtol=1e-9, atol=1e-12)
+
+
+def test_multinomial_of_counts_above_one_but_for_their_coefficients():
+    """Peaks are binary, where the factorials of the counts are all one; of others they are left out."""
+    x, log_rho = peaks()
+    x = 3 * x
+    coefficients = torch.lgamma(torch.tensor(x, dtype=FLOAT64) + 1).sum(1)
+    got = multinomial(batch_of(x), log_rho) - coefficients
+    for row, logits, one in zip(x, log_rho, got, strict=True):
+        distribution = torch.distributions.Multinomial(int(row.sum()), logits=logits)
+        torch.testing.assert_close(one, distribution.log_prob(torch.tensor(row, dtype=FLOAT64)), rtol=1e-9, atol=1e-12)
+
+
+def test_multinomial_equals_the_distribution_of_the_generative_story():
+    x, log_rho = peaks()
+    wanted = OpenPeaks(logits=log_rho, validate_args=False).log_prob(torch.tensor(x, dtype=FLOAT64))
+    torch.testing.assert_close(multinomial(batch_of(x), log_rho), wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_multinomial_sums_to_one_over_all_ways_to_draw_a_peak():
+    log_rho = peaks(G=6)[1][:1].expand(6, 6)
+    got = multinomial(batch_of(np.eye(6, dtype=int)), log_rho).exp().sum()
+    torch.testing.assert_close(got, torch.tensor(1.0, dtype=FLOAT64))
+
+
+def test_multinomial_in_single_precision_is_near_double_precision():
+    x, log_rho = peaks()
+    got = multinomial(batch_of(x, torch.float32), log_rho.float())
+    torch.testing.assert_close(got.double(), multinomial(batch_of(x), log_rho), rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_of_the_multinomial_equal_finite_differences():
+    x, log_rho = peaks(B=3, G=4)
+    batch = batch_of(x)
+    assert torch.autograd.gradcheck(lambda r: multinomial(batch, r), (log_rho.requires_grad_(),))

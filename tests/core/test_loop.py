@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 import pickle
 import random
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 import mira_core as mira
-from mira_core.errors import TrainingError
+from mira_core.errors import OptionError, TrainingError
 from mira_core.records import EpochRecord, StepRecord, from_dict
-from mira_core.training import schedules
-from tests.helpers import arrays, make, make_cells, read_cells, same
+from mira_core.training import schedules, step
+from mira_core.training.writers import TensorBoardWriter, as_writer
+from tests.helpers import FAMILIES, arrays, global_states, make, make_cells, read_cells, same, with_columns
 
 
 def steps(records) -> list[StepRecord]:
@@ -25,11 +28,6 @@ def steps(records) -> list[StepRecord]:
 
 def epochs(records) -> list[EpochRecord]:
     return [r for r in records if isinstance(r, EpochRecord)]
-
-
-def global_states() -> tuple:
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002
-    return bytes(torch.get_rng_state().numpy()), name, bytes(keys), rest, random.getstate()
 
 
 def shake_globals() -> None:
@@ -107,6 +105,97 @@ def test_a_number_that_json_cannot_hold_becomes_null_and_comes_back_as_nan():
     back = from_dict(json.loads(json.dumps(told, allow_nan=False)))
     assert math.isnan(back.loss)
     assert back.rate == 0
+
+
+# --- writers --------------------------------------------------------------------------------------
+
+
+class Summary:
+    """As much of TensorBoard's SummaryWriter as is asked for."""
+
+    def __init__(self) -> None:
+        self.scalars: list[tuple[str, float, int]] = []
+        self.closed = False
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        self.scalars.append((tag, value, step))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+NUMBERS = {
+    "loss", "distortion", "rate", "kl_weight", "learning_rate", "momentum", "dependence", "dependence_weight"
+}  # fmt: skip
+OF_EPOCHS = NUMBERS | {"seconds", "cells_per_second", "waiting"}
+
+
+def told_twice(cells, log_every: int) -> tuple[list, list[tuple[str, float, int]]]:
+    """The records of a training, and the scalars that should come of them."""
+    records = list(make(cells).fit_records(cells))
+    scalars = []
+    for r in records:
+        if isinstance(r, EpochRecord):
+            scalars += [(f"epoch/{name}", getattr(r, name), r.epoch) for name in OF_EPOCHS]
+        elif r.step % log_every == 0:
+            scalars += [(f"step/{name}", getattr(r, name), r.step) for name in NUMBERS]
+    return records, scalars
+
+
+@pytest.mark.parametrize("log_every", [1, 4, 10])
+def test_tensorboard_is_written_every_epoch_and_some_steps(cells, log_every):
+    records, wanted = told_twice(cells, log_every)
+    summary = Summary()
+    writer = TensorBoardWriter(summary, log_every)
+    for record in records:
+        writer.write(record)
+    assert sorted(summary.scalars) == sorted(wanted)
+    writer.close()
+    assert summary.closed
+
+
+def test_a_summary_writer_can_be_given_as_it_is(cells):
+    summary = Summary()
+    model = make(cells).fit(cells, writer=summary, progress=False)
+    losses = [value for tag, value, _ in summary.scalars if tag == "epoch/loss"]
+    assert losses == model.training_loss
+    assert [s for tag, _, s in summary.scalars if tag == "step/loss"] == [10, 20]
+    assert not summary.closed  # who opened it closes it
+
+
+def test_real_tensorboard_files_are_read_back(cells, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    records, wanted = told_twice(cells, 3)
+    writer = mira.topics.TensorBoardWriter(tmp_path / "run", log_every=3)
+    for record in records:
+        writer.write(record)
+    writer.close()
+    read = accumulator.EventAccumulator(str(tmp_path / "run"))
+    read.Reload()
+    found = {(tag, e.step): e.value for tag in read.Tags()["scalars"] for e in read.Scalars(tag)}
+    assert found == pytest.approx({(tag, s): value for tag, value, s in wanted}, rel=1e-6)
+
+
+def test_without_the_package_tensorboard_the_error_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
+    with pytest.raises(OptionError, match="needs the package tensorboard; install it with pip"):
+        TensorBoardWriter(tmp_path)
+
+
+def test_anything_that_writes_records_is_a_writer():
+    assert as_writer(None) is None
+    writer = mira.topics.Writer()
+    assert as_writer(writer) is writer
+    assert isinstance(as_writer(Summary()), TensorBoardWriter)
+
+
+@pytest.mark.parametrize("wrong", [3, "runs/1", print], ids=["number", "path", "function"])
+def test_what_cannot_write_is_refused_before_training(cells, wrong):
+    model = make(cells)
+    message = r"writer must have write\(record\), such as mira.topics.Writer, or add_scalar, .*; got "
+    with pytest.raises(OptionError, match=message + type(wrong).__name__):
+        model.fit(cells, writer=wrong, progress=False)
+    assert model.network is None
 
 
 # --- sizes ----------------------------------------------------------------------------------------
@@ -218,11 +307,11 @@ def test_evaluating_between_steps_changes_neither_the_training_nor_the_evaluatio
         if (isinstance(record, EpochRecord) and record.epoch == 2) or record.step == 3:
             score = model.score(cells)
             theta = model.predict(cells.copy()).obsm["X_topic_compositions"]
-            aside = copy.deepcopy(model.network).eval()
-            model.network, inside = aside, model.network
+            inside = model._fit
+            model._fit = dataclasses.replace(inside, network=copy.deepcopy(inside.network).eval())
             assert score == model.score(cells)
             assert np.array_equal(theta, model.predict(cells.copy()).obsm["X_topic_compositions"])
-            model.network = inside
+            model._fit = inside
     assert same(arrays(quiet), arrays(model))
 
 
@@ -281,19 +370,87 @@ def test_an_error_of_the_writer_ends_the_training_and_leaves_a_usable_model(cell
 # --- divergence -----------------------------------------------------------------------------------
 
 
-def test_a_loss_that_is_not_finite_stops_with_causes_and_remedies(cells):
-    model = make(cells, max_learning_rate=1e9, num_epochs=5)
+def diverge(adata, **options) -> tuple[mira.topics.TopicModel, str, list]:
+    """Train until it fails; return the model, what was said, and the records till then."""
+    model, writer = make(adata, **options), mira.topics.Writer()
     with pytest.raises(TrainingError) as told:
-        model.fit(cells, progress=False)
-    text = str(told.value)
+        model.fit(adata, writer=writer, progress=False)
+    return model, str(told.value), writer.records
+
+
+def test_a_loss_that_is_not_finite_stops_with_causes_and_remedies(cells):
+    model, text, records = diverge(cells, max_learning_rate=1e9, num_epochs=5)
     for part in (
-        "no longer finite at step",
-        "epoch",
-        "max_learning_rate (1e+09) is too high",
-        "extreme counts",
-        "Try a third",
+        f"no longer finite at step {steps(records)[-1].step + 1} (epoch ",
+        "a learning rate that is too high: max_learning_rate is 1e+09; try a third of it, or find bounds by",
+        f"The model is as it was after epoch {len(model.history)}",
     ):
         assert part in text
+    assert "extreme total counts" not in text
+    assert "too many features" not in text
+    assert all(math.isfinite(r.loss) for r in records)
+
+
+def test_outlier_cells_are_the_first_cause_named_where_there_are_any(cells):
+    x = cells.X.toarray()
+    x[7, 0] = 2**20
+    cells.X = x
+    _, text, _ = diverge(cells, max_learning_rate=1e9, num_epochs=5)
+    assert "outlier cells: the deepest cell has 1,04" in text  # 2 ** 20 and its other counts
+    assert "times the median; leave out cells with extreme total counts" in text
+    assert text.index("outlier cells") < text.index("max_learning_rate is 1e+09")
+
+
+def test_too_many_features_are_the_last_cause_named():
+    adata = make_cells(20, 20_001)
+    _, text, _ = diverge(adata, max_learning_rate=1e20, num_epochs=5, hidden=4)
+    assert text.index("max_learning_rate is 1e+20") < text.index("too many features: 20,001 genes; model the few thous")
+    peaks = {"feature_type": "accessibility", "atac_encoder": "DAN", "dan_on_cpu": True}
+    assert "too many features" not in diverge(adata, max_learning_rate=1e20, num_epochs=5, hidden=4, **peaks)[1]
+
+
+@pytest.mark.parametrize("family", ["expression", "CODAL", "process", "fast", "skipDAN"])
+@pytest.mark.parametrize("good", [0, 1, 2])
+def test_after_a_divergence_the_model_is_as_after_the_last_epoch_that_ended_well(cells, family, good, monkeypatch):
+    """The same training, closed at the end of that epoch, has the same weights."""
+    options = {**FAMILIES[family], "num_epochs": 4, "batch_size": 100, "encoder_dropout": 0.1}
+    adata = with_columns(cells)
+    closed = make(adata, **options)
+    for record in closed.fit_records(adata) if good else ():
+        if isinstance(record, EpochRecord) and record.epoch == good:
+            break
+    fresh = make(adata, **options)
+    fresh._fit = fresh._begin(read_cells(adata, **options))
+    wanted = closed if good else fresh
+
+    honest = step.Stepper.step
+    taken = []
+
+    def explode(self, *args, **kwargs):
+        """In the middle of the next epoch every weight is lost."""
+        taken.append(1)
+        if len(taken) == 3 * good + 2:
+            with torch.no_grad():
+                for p in self.network.parameters():
+                    p.fill_(math.nan)
+        return honest(self, *args, **kwargs)
+
+    monkeypatch.setattr(step.Stepper, "step", explode)
+    model, text, _ = diverge(adata, **options)
+    assert f"at step {3 * good + 2} (epoch {good + 1}," in text
+    assert text.endswith(f"The model is as it was after epoch {good}")
+    assert same(arrays(model), arrays(wanted))
+    assert [r.epoch for r in model.history] == list(range(1, good + 1))
+    assert not model.network.training
+    theta = model.predict(adata).obsm["X_topic_compositions"]
+    np.testing.assert_allclose(theta.sum(1), 1, rtol=1e-5)
+    assert math.isfinite(model.score(adata))
+
+
+def test_a_model_that_diverged_can_be_fitted_again_at_a_lower_rate(cells):
+    model, _, _ = diverge(cells, max_learning_rate=1e9, num_epochs=5)
+    model.set_params(max_learning_rate=0.1).fit(cells, progress=False)
+    assert same(arrays(model), arrays(make(cells, max_learning_rate=0.1, num_epochs=5).fit(cells, progress=False)))
 
 
 def test_parameters_that_are_not_finite_after_the_last_step_stop_too(cells):
@@ -308,6 +465,23 @@ def test_an_extreme_cell_does_not_break_the_training(cells):
     x[0, 0] = 2**24
     cells.X = x
     assert math.isfinite(make(cells).fit(cells, progress=False).score(cells))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_trains_predicts_and_repeats_itself(cells, family, tmp_path):
+    adata = with_columns(cells)
+    model = make(adata, num_epochs=8, **FAMILIES[family]).fit(adata, progress=False)
+    assert model.training_loss[-1] < model.training_loss[0]
+    told = model.history[-1]
+    assert all(math.isfinite(x) for x in (told.loss, told.distortion, told.rate, told.dependence))
+    assert (told.dependence_weight > 0) == ("CODAL" in family)
+    assert math.isfinite(model.score(adata))
+    theta = model.predict(adata).obsm["X_topic_compositions"]
+    np.testing.assert_allclose(theta.sum(1), 1, rtol=1e-5)
+    again = make(adata, num_epochs=8, **FAMILIES[family])
+    for _ in again.fit_records(adata):
+        shake_globals()
+    assert same(arrays(model), arrays(again))
 
 
 @pytest.mark.parametrize("nb_parameterize_logspace", [True, False])
@@ -333,6 +507,6 @@ def test_options_reach_the_network(cells):
     assert layers[1][0].weight.shape == (7, 11)
     assert layers[2].weight.shape == (14, 7)
     assert layers[0][3].p == 0.25
-    assert model.network.decoder.dropout.p == 0.15
+    assert model.network.theta_dropout.p == 0.15
     assert model.network.prior.rate == pytest.approx(2 * 6 / 30)
     assert read_cells(cells, endogenous_key="seen").endogenous.sum() == 50

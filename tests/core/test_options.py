@@ -12,7 +12,7 @@ import param
 import pytest
 
 from mira_core import options
-from mira_core.errors import MiraError, NotYetAvailable, OptionError
+from mira_core.errors import MiraError, OptionError
 from mira_core.topics import TopicModel, make_model
 
 # Name: documented default; the tables under make_model in the user's API document.
@@ -54,10 +54,16 @@ DOCUMENTED = {
     "embedding_dropout": 0.05,
     "atac_encoder": "skipDAN",
 }
+# Ours, beside the document's.
+ADDED = {
+    "topic_prior": "dirichlet", "dan_on_cpu": False, "topic_effect_scale": 1.5, "technical_effect_scale": 0.5,
+}  # fmt: skip
+DEFAULTS = {**DOCUMENTED, **ADDED}
 CHOICES = {
     "feature_type": {"expression", "accessibility"},
     "kl_strategy": {"monotonic", "cyclic"},
     "atac_encoder": {"fast", "skipDAN", "DAN"},
+    "topic_prior": {"dirichlet", "dirichlet_process"},
 }
 POSITIVE = [
     "cost_beta",
@@ -74,18 +80,19 @@ POSITIVE_INTEGERS = [
 RATES = ["decoder_dropout", "encoder_dropout", "covariates_dropout", "mask_dropout", "embedding_dropout"]
 CODAL = [
     "dependence_lr", "dependence_hidden", "dependence_beta", "covariates_hidden", "covariates_dropout",
-    "mask_dropout", "marginal_estimation_size",
+    "mask_dropout", "marginal_estimation_size", "technical_effect_scale",
 ]  # fmt: skip
 
 
-def test_every_documented_option_exists_and_no_other():
-    assert set(options.names()) == {"feature_type", *DOCUMENTED}
+def test_every_documented_option_exists_and_no_other_but_ours():
+    assert set(options.names()) == {"feature_type", *DEFAULTS}
+    assert not set(ADDED) & set(DOCUMENTED)
 
 
-@pytest.mark.parametrize("name", DOCUMENTED)
+@pytest.mark.parametrize("name", DEFAULTS)
 def test_documented_defaults(name):
-    assert options.default(name) == DOCUMENTED[name]
-    assert type(options.default(name)) is type(DOCUMENTED[name])
+    assert options.default(name) == DEFAULTS[name]
+    assert type(options.default(name)) is type(DEFAULTS[name])
 
 
 @pytest.mark.parametrize("name", CHOICES)
@@ -97,13 +104,13 @@ def test_signature_of_make_model_has_every_option_with_its_documented_default():
     parameters = inspect.signature(make_model).parameters
     assert list(parameters)[:2] == ["n_samples", "n_features"]
     assert parameters["feature_type"].default is inspect.Parameter.empty
-    for name, value in DOCUMENTED.items():
+    for name, value in DEFAULTS.items():
         assert parameters[name].default == value
         assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
-    assert set(parameters) == {"n_samples", "n_features", "feature_type", *DOCUMENTED}
+    assert set(parameters) == {"n_samples", "n_features", "feature_type", *DEFAULTS}
 
 
-@pytest.mark.parametrize("name", ["feature_type", *DOCUMENTED])
+@pytest.mark.parametrize("name", ["feature_type", *DEFAULTS])
 def test_docstring_of_make_model_has_every_option_with_default_and_text(name):
     line = re.search(rf"^    ?{name} : .*$|^{name} : .*$", make_model.__doc__, re.MULTILINE)
     assert line, make_model.__doc__
@@ -111,19 +118,19 @@ def test_docstring_of_make_model_has_every_option_with_default_and_text(name):
     assert options.parameter(name).doc.split(".")[0] in make_model.__doc__
 
 
-@pytest.mark.parametrize("name", ["feature_type", *DOCUMENTED])
+@pytest.mark.parametrize("name", ["feature_type", *DEFAULTS])
 def test_each_option_is_described_for_forms(name):
     meta = options.parameter(name).metadata
     assert meta["group"] in options.GROUPS
     assert meta["level"] in ("basic", "advanced")
-    assert meta["applies_to"] in ("all", "expression", "accessibility", "codal")
+    assert meta["applies_to"] in options.MODELS
     if meta["search"]:
         low, high, scale = meta["search"]
         assert scale in ("linear", "log")
         assert options.validate(name, type(options.default(name))(low)) < options.validate(name, high)
 
 
-@pytest.mark.parametrize("name", ["feature_type", *DOCUMENTED])
+@pytest.mark.parametrize("name", ["feature_type", *DEFAULTS])
 def test_documented_default_passes_its_own_check(name):
     assert options.validate(name, options.default(name)) == options.default(name)
 
@@ -138,7 +145,6 @@ def test_unknown_option_suggests_the_near_one():
 def test_every_refusal_is_a_value_error_too():
     assert issubclass(OptionError, ValueError)
     assert issubclass(OptionError, MiraError)
-    assert issubclass(NotYetAvailable, NotImplementedError)
 
 
 @pytest.mark.parametrize("name", POSITIVE_INTEGERS)
@@ -158,6 +164,15 @@ def test_integers_of_the_wrong_kind_or_size_are_refused(name, value):
 def test_numbers_out_of_bounds_or_no_numbers_are_refused(name, value):
     with pytest.raises(OptionError, match=rf"{name} must be a number (above 0|from 0 \(excluded\)).*; got "):
         options.validate(name, value)
+
+
+@pytest.mark.parametrize("name", ["topic_effect_scale", "technical_effect_scale"])
+def test_scales_of_effects_are_above_zero_or_none(name):
+    assert options.validate(name, 0.1) == 0.1
+    assert options.validate(name, None) is None
+    for value in (0, -1.0, float("nan"), float("inf"), "1"):
+        with pytest.raises(OptionError, match=f"{name} must be a number above 0, or None; got "):
+            options.validate(name, value)
 
 
 @pytest.mark.parametrize("name", RATES)
@@ -183,7 +198,7 @@ def test_choices_out_of_the_list_are_refused_with_the_list(name, value):
     assert all(repr(c) in str(told.value) for c in CHOICES[name])
 
 
-@pytest.mark.parametrize("name", ["use_cuda", "nb_parameterize_logspace"])
+@pytest.mark.parametrize("name", ["use_cuda", "nb_parameterize_logspace", "dan_on_cpu"])
 @pytest.mark.parametrize("value", [1, 0, "yes", None])
 def test_switches_take_only_true_and_false(name, value):
     with pytest.raises(OptionError, match=f"{name} must be True or False; got"):
@@ -243,15 +258,44 @@ def test_seed_out_of_range_is_refused(value):
         options.validate("seed", value)
 
 
-def test_accessibility_is_not_yet_available_by_name():
-    with pytest.raises(NotYetAvailable, match="feature_type='accessibility' is not yet available.*expression"):
+@pytest.mark.parametrize("encoder", sorted(CHOICES["atac_encoder"]))
+def test_models_of_accessibility_can_be_made_with_every_encoder(encoder):
+    on_cpu = {} if encoder == "fast" else {"dan_on_cpu": True}
+    model = make_model(3000, 20_000, feature_type="accessibility", atac_encoder=encoder, **on_cpu)
+    assert (model.feature_type, model.atac_encoder) == ("accessibility", encoder)
+    assert "AccessibilityTopicModel" in repr(model)
+    assert "nb_parameterize_logspace" not in model.get_params()
+    assert model.embedding_dropout == 0.05
+
+
+def test_the_documented_encoder_of_peaks_asks_for_a_gpu_where_there_is_none(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(
+        OptionError, match="skipDAN encoder needs a GPU to train, and there is none. Set atac_encoder='f"
+    ):
         make_model(10, 10, feature_type="accessibility")
 
 
 @pytest.mark.parametrize("name", options.COVARIATE_OPTIONS)
-def test_covariates_are_not_yet_available_by_name(name):
-    with pytest.raises(NotYetAvailable, match=f"{name} is not yet available.*CODAL"):
-        make_model(10, 10, feature_type="expression", **{name: "batch"})
+def test_a_covariate_of_any_kind_makes_a_codal_model(name):
+    model = make_model(1000, 100, feature_type="expression", **{name: "batch"})
+    assert getattr(model, name) == ["batch"]
+    assert "CODAL" in repr(model)
+    assert set(CODAL) <= set(model.get_params())
+    assert "CODAL" not in repr(make_model(1000, 100, feature_type="expression"))
+
+
+def test_models_with_a_dirichlet_process_can_be_made():
+    model = make_model(1000, 100, feature_type="expression", topic_prior="dirichlet_process")
+    assert "initial_pseudocounts" not in model.get_params()
+
+
+def test_a_covariate_named_twice_is_refused():
+    message = "every covariate must be named once; 'a' is in categorical_covariates and in continuous_covariates"
+    with pytest.raises(OptionError, match=message):
+        options.validate_all({"categorical_covariates": ["b", "a"], "continuous_covariates": ["a"]})
+    with pytest.raises(OptionError, match="'a' is in covariates_keys and in covariates_keys"):
+        options.validate_all({"covariates_keys": ["a", "a"]})
 
 
 @pytest.mark.parametrize("name", options.COVARIATE_OPTIONS)
@@ -273,6 +317,35 @@ def test_accessibility_options_need_accessibility(name):
     with pytest.raises(OptionError, match=f"{name} applies to models of accessibility only; leave it out"):
         options.validate_all({name: options.default(name)})
     assert options.applies(name, {"feature_type": "accessibility"})
+
+
+def test_a_gpu_is_dispensed_with_for_deep_averaging_encoders_only():
+    for given in ({}, {"feature_type": "accessibility", "atac_encoder": "fast"}):
+        with pytest.raises(OptionError, match="dan_on_cpu applies to models of accessibility with a skipDAN or DAN"):
+            options.validate_all({**given, "dan_on_cpu": True})
+
+
+def test_pseudocounts_apply_to_a_dirichlet_prior_only():
+    with pytest.raises(OptionError, match="initial_pseudocounts applies to models with a Dirichlet prior only"):
+        options.validate_all({"topic_prior": "dirichlet_process", "initial_pseudocounts": 50})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"num_layers": 2}, "skipDAN needs num_layers of at least 3; got 2. Or choose DAN"),
+        ({"embedding_size": 20, "hidden": 30}, "skipDAN needs embedding_size equal to hidden; got 20 and 30."),
+    ],
+)
+def test_the_skip_connection_needs_layers_that_fit(given, message):
+    given = {"feature_type": "accessibility", **given}
+    with pytest.raises(OptionError, match=re.escape(message)):
+        options.validate_all(given)
+    assert options.validate_all({**given, "atac_encoder": "DAN"})
+    assert options.validate_all({**given, "atac_encoder": "fast"})
+    assert options.validate_all(
+        {"feature_type": "expression", **{k: v for k, v in given.items() if k != "feature_type"}}
+    )
 
 
 def test_expression_options_do_not_apply_to_accessibility():

@@ -8,15 +8,21 @@ from mira_core import options
 from mira_core.errors import OptionError
 from mira_core.recommend import resolve
 from mira_core.topics import make_model, recommend_parameters
+from tests.helpers import FAMILIES
 
 SIZES = [1, 2, 63, 64, 700, 1000, 1001, 2399, 2400, 4001, 10_001, 20_000, 20_001, 10**6, 10**8]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("n", SIZES)
-def test_every_recommendation_is_a_valid_value_with_a_reason(n):
-    for name, r in recommend_parameters(n, 2000).items():
+def test_every_recommendation_is_a_valid_value_with_a_reason(n, family):
+    given = FAMILIES[family]
+    recommended = recommend_parameters(n, 2000, **given)
+    for name, r in recommended.items():
         assert options.validate(name, r.value) == r.value
+        assert options.applies(name, given)
         assert len(r.reason) > 5
+    options.validate_all({**given, **{name: r.value for name, r in recommended.items()}})  # and they go together
 
 
 @pytest.mark.parametrize(
@@ -41,6 +47,22 @@ def test_codal_models_take_a_stronger_weight_and_three_layers(n, value):
     r = recommend_parameters(n, 2000, categorical_covariates=["batch"])
     assert r["cost_beta"].value == value
     assert r["num_layers"].value == 3
+
+
+@pytest.mark.parametrize(("n", "hidden"), [(2000, 128), (2001, 256), (100_000, 256)])
+@pytest.mark.parametrize("encoder", ["skipDAN", "DAN", "fast"])
+def test_sizes_of_accessibility_follow_the_rules_of_the_reference(n, hidden, encoder):
+    r = recommend_parameters(n, 30_000, feature_type="accessibility", atac_encoder=encoder)
+    assert r["hidden"].value == hidden
+    assert r["num_layers"].value == (3 if n >= 2400 or encoder == "skipDAN" else 2)
+
+
+def test_a_skip_connection_takes_the_width_of_the_embedding():
+    given = {"feature_type": "accessibility", "embedding_size": 77}
+    got = resolve(1000, 100, given)["hidden"]
+    assert (got.value, got.source) == (77, "recommended")
+    assert "embedding_size" in got.reason
+    assert resolve(1000, 100, {**given, "atac_encoder": "DAN"})["hidden"].value == 128
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -79,6 +101,8 @@ def test_only_options_that_apply_are_resolved():
     assert "dependence_beta" not in got
     assert "atac_encoder" not in got
     assert list(got) == [n for n in options.names() if options.applies(n, {})]
+    for given in FAMILIES.values():
+        assert list(resolve(1000, 100, given)) == [n for n in options.names() if options.applies(n, given)]
 
 
 def test_a_high_end_below_the_recommended_low_end_says_so():

@@ -1,6 +1,8 @@
-"""Learning rate and momentum against torch's own one-cycle policy; the annealing by its properties."""
+"""Learning rate and momentum against torch's own one-cycle policy; the annealings by definition and properties."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import pytest
 import torch
@@ -68,4 +70,43 @@ def test_cyclic_annealing_has_three_cycles_each_a_step_higher(total):
 def test_annealing_does_not_depend_on_the_length_in_steps(name):
     """The same share of the training has the same weight, whatever the number of steps."""
     a, b = ([schedules.ANNEALING[name](int(s * n), n) for s in (0.1, 0.3, 0.42, 0.6, 0.9)] for n in (10_000, 40_000))
+    assert a == pytest.approx(b, abs=2e-3)
+
+
+# --- weight of the dependence ---------------------------------------------------------------------
+
+
+def plain_dependence(total: int) -> list[float]:
+    """Three equal cycles; within each a linear rise over the first half, then 1."""
+    weights = []
+    for t in range(total):
+        for cycle in range(3):
+            begin, end = cycle * total / 3, (cycle + 1) * total / 3
+            if begin <= t < end:
+                share_done = (t + 1 - begin) / (end - begin)
+                weights.append(2 * share_done if share_done < 0.5 else 1.0)
+    return weights
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 4, 5, 6, 7, 10, 29, 30, 60, 100, 101, 300, 1005])
+def test_the_weight_of_the_dependence_equals_its_definition(total):
+    got = [schedules.dependence(t, total) for t in range(total)]
+    assert got == pytest.approx(plain_dependence(total))
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 7, 30, 301, 1005])
+def test_the_weight_of_the_dependence_is_above_zero_and_at_most_one_and_ends_at_one(total):
+    weights = [schedules.dependence(t, total) for t in range(total)]
+    assert all(0 < w <= 1 for w in weights)
+    assert weights[-1] == 1
+    if total >= 30:
+        assert sum(b < a for a, b in pairwise(weights)) == 2  # two falls: three cycles
+        falls = [t for t in range(1, total) if weights[t] < weights[t - 1]]
+        assert [round(3 * t / total) for t in falls] == [1, 2]
+        assert all(weights[t - 1] == 1 and weights[t] <= 2 * 3 / total * 2 for t in falls)  # from the top to near zero
+        assert sum(weights) / total == pytest.approx(0.75, abs=3 / total)  # half a cycle at a half, half at one
+
+
+def test_the_weight_of_the_dependence_does_not_depend_on_the_length_in_steps():
+    a, b = ([schedules.dependence(int(s * n), n) for s in (0.1, 0.3, 0.42, 0.6, 0.9)] for n in (10_000, 40_000))
     assert a == pytest.approx(b, abs=2e-3)

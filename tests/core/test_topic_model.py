@@ -19,7 +19,7 @@ import mira_core as mira
 from mira_core.data.loaders import in_order
 from mira_core.errors import DataError, NotFitted, OptionError
 from mira_core.estimators import interpretation
-from tests.helpers import arrays, make, make_cells, read_cells, same
+from tests.helpers import FAMILIES, arrays, make, make_cells, read_cells, same, with_columns
 
 
 def compositions(model, adata) -> np.ndarray:
@@ -88,7 +88,9 @@ def test_a_model_can_be_copied(fitted, cells):
         lambda m, a: m.predict(a), lambda m, a: m.score(a), lambda m, a: m.impute(a), lambda m, a: m.rank_genes(0),
         lambda m, a: m.rank_modules("gene1"), lambda m, a: m.get_top_genes(0),
         lambda m, a: m.topic_feature_compositions(),
-        lambda m, a: m.topic_feature_activations(), lambda m, a: m.device,
+        lambda m, a: m.topic_feature_activations(), lambda m, a: m.device, lambda m, a: m.cluster_topics(),
+        lambda m, a: m.get_umap_features(a), lambda m, a: m.get_hierarchical_umap_features(a),
+        lambda m, a: m.get_batch_effect(a), lambda m, a: m.rank_peaks(0), lambda m, a: m.save("x"),
     ],
 )  # fmt: skip
 def test_a_model_that_is_not_fitted_says_so(cells, call):
@@ -257,7 +259,7 @@ def test_missing_features_are_counted_and_named(fitted, cells):
             match="lacks 7 of the model's 120 features: gene1, gene2, gene3, gene4, gene5 and 2 more",
         ) as told:
             call(cells[:, 7:].copy())
-        assert "Predict on data with all features that the model was fitted to" in str(told.value)
+        assert "Use data with all features that the model was fitted to" in str(told.value)
 
 
 def test_repeated_names_matter_only_among_the_models_features(fitted, cells):
@@ -310,6 +312,69 @@ def test_extra_features_are_needed_at_predict(cells):
         model.predict(cells)
 
 
+def test_no_cells_cannot_be_predicted(fitted, cells):
+    for call in (fitted.predict, fitted.score):
+        with pytest.raises(DataError, match="the data has no cells"):
+            call(cells[:0].copy())
+
+
+def test_repeated_cell_names_do_not_matter_at_predict(fitted, cells):
+    wanted = compositions(fitted, cells)
+    cells.obs_names = ["same"] * 300
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        out = fitted.predict(cells)
+        assert np.array_equal(out.obsm["X_topic_compositions"], wanted)
+        assert np.array_equal(out.obs["topic_1"], wanted[:, 1])
+
+
+# --- data at the edges of what can be ---------------------------------------------------------------
+
+ONES = np.ones((40, 10), int)
+EDGES = {
+    "one cell over in the last batch": lambda: make_cells(33, 10),
+    "two cells": lambda: make_cells(2, 10),
+    "two features": lambda: make_cells(40, 2),
+    "an empty feature": lambda: with_counts(ONES * (np.arange(10) != 3)),
+    "cells of one feature each": lambda: with_counts(np.eye(10, dtype=int).repeat(4, 0) * 7),
+    "one feature above all": lambda: with_counts(ONES + 100_000 * (np.arange(10) == 0)),
+    "one cell above all": lambda: with_counts(ONES + 2**22 * (np.arange(40) == 0)[:, None]),
+    "cells that are all alike": lambda: with_counts(ONES),
+}
+
+
+def with_counts(x: np.ndarray) -> ad.AnnData:
+    adata = make_cells(*x.shape)
+    adata.X = sp.csr_matrix(x)
+    return adata
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("edge", EDGES)
+def test_data_at_the_edges_of_what_can_be_train_predict_and_score(edge, family):
+    adata = with_columns(EDGES[edge]())
+    adata.obs["batch"] = ["a", "b"] * (adata.n_obs // 2) + ["a"] * (adata.n_obs % 2)
+    model = make(adata, **FAMILIES[family], num_epochs=2).fit(adata, progress=False)
+    theta = compositions(model, adata)
+    assert np.isfinite(theta).all()
+    np.testing.assert_allclose(theta.sum(1), 1, rtol=1e-5)
+    np.testing.assert_allclose(compositions(model, adata[:1].copy()), theta[:1], rtol=1e-4, atol=1e-6)
+    assert math.isfinite(model.score(adata))
+    # cells unlike any that were seen: all in a feature that may have been empty
+    other = with_counts(5 * (np.arange(adata.n_vars) == min(3, adata.n_vars - 1)) * np.ones((4, 1), int))
+    other.obs = adata.obs.iloc[[0, 0, 1, 1]].set_axis(other.obs_names)
+    assert np.isfinite(compositions(model, other)).all()
+    assert math.isfinite(model.score(other))
+
+
+@pytest.mark.parametrize("family", ["expression", "fast", "skipDAN", "process", "CODAL"])
+def test_there_may_be_more_topics_than_cells_and_features(family):
+    adata = with_columns(make_cells(9, 7))
+    model = make(adata, **FAMILIES[family], num_topics=10).fit(adata, progress=False)
+    assert compositions(model, adata).shape == (9, 10)
+    assert model.cluster_topics().shape == (9, 4)
+
+
 # --- score ----------------------------------------------------------------------------------------
 
 
@@ -323,7 +388,8 @@ def test_score_is_the_mean_negative_elbo(fitted, cells):
     (batch,) = in_order(read_cells(cells))
     with torch.no_grad():
         losses = [
-            loss_terms(fitted.network, batch, draw(fitted.network, batch, generator)).loss(1.0) / 300 for _ in range(60)
+            loss_terms(fitted.network, batch, draw(fitted.network, batch, generator))[0].loss(1.0) / 300
+            for _ in range(60)
         ]
     losses = torch.stack(losses)
     assert fitted.score(cells) == pytest.approx(losses.mean().item(), abs=5 * losses.std().item() / math.sqrt(8) + 0.5)
@@ -388,6 +454,21 @@ def test_top_genes_are_the_end_of_the_ranking(fitted):
 def test_a_wrong_number_of_top_genes_is_refused(fitted, n):
     with pytest.raises(OptionError, match="top_n must be an integer of at least 1; got"):
         fitted.get_top_genes(0, n)
+
+
+def test_names_of_topic_columns_follow_the_fitted_model(cells):
+    model = make(cells, num_epochs=1)
+    assert model.topic_cols == ["topic_0", "topic_1", "topic_2", "topic_3"]
+    model.fit(cells, progress=False).set_params(num_topics=7)
+    assert model.topic_cols == ["topic_0", "topic_1", "topic_2", "topic_3"]
+    assert set(model.topic_cols) <= set(model.predict(cells).obs.columns)
+    assert len(make(cells, num_topics=7).topic_cols) == 7
+
+
+def test_topics_are_clustered_by_what_they_are_made_of(fitted, cells):
+    linkage = fitted.cluster_topics()
+    assert np.array_equal(linkage, interpretation.dendrogram(fitted.topic_feature_compositions()))
+    assert np.array_equal(linkage, fitted.predict(cells).uns["topic_dendogram"])
 
 
 # --- impute ---------------------------------------------------------------------------------------
@@ -461,11 +542,190 @@ def test_get_umap_features_is_what_predict_writes(fitted, cells):
     assert not np.array_equal(other, written)
 
 
+@pytest.mark.parametrize("K", [2, 3, 12])
+def test_balances_are_orthonormal_contrasts_of_the_two_sides_of_each_join(K):
+    linkage = interpretation.dendrogram(np.random.default_rng(K).dirichlet(np.full(8, 0.5), K))
+    basis = interpretation.balances(linkage)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(K - 1), atol=1e-12)
+    np.testing.assert_allclose(basis.sum(1), 0, atol=1e-12)
+    tree = scipy.cluster.hierarchy.to_tree(linkage, rd=True)[1]
+    for row, node in zip(basis, tree[K:], strict=True):
+        left, right = node.left.pre_order(), node.right.pre_order()
+        assert set(np.flatnonzero(row > 1e-12)) == set(left)
+        assert set(np.flatnonzero(row < -1e-12)) == set(right)
+
+
+@pytest.mark.parametrize("box_cox", [0, 0.5])
+def test_hierarchical_coordinates_are_the_balances_by_the_plain_formula(fitted, cells, box_cox):
+    """sqrt(n m / (n + m)) times the difference of the two sides' means, of n and m topics."""
+    theta = fitted.predict(cells).obsm["X_topic_compositions"].astype(float)
+    got = fitted.get_hierarchical_umap_features(cells, box_cox=box_cox)
+    assert np.array_equal(cells.obsm["X_umap_features"], got)
+    y = np.log(theta) if box_cox == 0 else (theta**box_cox / (theta**box_cox).mean(1, keepdims=True) - 1) / box_cox
+    tree = scipy.cluster.hierarchy.to_tree(fitted.cluster_topics(), rd=True)[1]
+    assert got.shape == (300, 3)
+    for i, node in enumerate(tree[4:]):
+        left, right = node.left.pre_order(), node.right.pre_order()
+        n, m = len(left), len(right)
+        wanted = math.sqrt(n * m / (n + m)) * (y[:, left].mean(1) - y[:, right].mean(1))
+        np.testing.assert_allclose(got[:, i], wanted, rtol=1e-4, atol=1e-5)
+    plain = fitted.get_umap_features(cells, box_cox=box_cox)
+    np.testing.assert_allclose(pdist(got.astype(float)), pdist(plain.astype(float)), rtol=1e-4, atol=1e-4)
+
+
+def test_hierarchical_coordinates_need_compositions_and_take_paths(fitted, cells, tmp_path):
+    with pytest.raises(DataError, match=r"obsm\['X_topic_compositions'\] is missing; call predict"):
+        fitted.get_hierarchical_umap_features(cells)
+    cells.write_h5ad(tmp_path / "a.h5ad")
+    wanted = fitted.get_hierarchical_umap_features(fitted.predict(cells))
+    assert np.array_equal(fitted.get_hierarchical_umap_features(tmp_path / "a.h5ad"), wanted)
+
+
 def test_topics_are_joined_by_hellinger_distance():
     topics = np.random.default_rng(0).dirichlet(np.full(8, 0.5), 5)
     distance = np.array([[np.sqrt(max(0, 1 - np.sqrt(p * q).sum())) for q in topics] for p in topics])
     wanted = scipy.cluster.hierarchy.linkage(squareform(distance, checks=False), "ward")
     np.testing.assert_allclose(interpretation.dendrogram(topics), wanted, rtol=1e-6)
+
+
+# --- accessibility --------------------------------------------------------------------------------
+
+PEAKS = {"feature_type": "accessibility", "atac_encoder": "fast", "num_epochs": 3}
+
+
+@pytest.fixture(scope="module")
+def peaks_model() -> mira.topics.TopicModel:
+    adata = make_cells(60, 25, seed=1)
+    return make(adata, **PEAKS).fit(adata, progress=False)
+
+
+@pytest.mark.parametrize("family", ["fast", "DAN", "skipDAN"])
+def test_a_peak_is_open_or_not_however_many_reads_it_has(family):
+    adata = make_cells(60, 25, seed=1)
+    other = adata.copy()
+    other.X = (adata.X > 0).astype(np.float32) * 6
+    one, two = (make(a, **FAMILIES[family], num_epochs=2).fit(a, progress=False) for a in (adata, other))
+    assert same(arrays(one), arrays(two))
+    assert np.array_equal(compositions(one, adata), compositions(one, other))
+    assert one.score(adata) == one.score(other)
+
+
+@pytest.mark.parametrize("stored", STORED.values(), ids=STORED)
+def test_reading_peaks_does_not_depend_on_their_storage_and_changes_nothing(peaks_model, stored):
+    adata = make_cells(60, 25, seed=1)
+    wanted = compositions(peaks_model, adata)
+    m = stored(adata.X)
+    if sp.issparse(m):  # in an order that reading has to sort, of which a part shares memory with the data
+        for i in range(len(m.indptr) - 1):
+            part = slice(m.indptr[i], m.indptr[i + 1])
+            m.indices[part], m.data[part] = m.indices[part][::-1].copy(), m.data[part][::-1].copy()
+        m.has_sorted_indices = False
+    other = ad.AnnData(m, obs=adata.obs, var=adata.var)
+    peaks_model.predict(other)
+    assert np.array_equal(other.obsm["X_topic_compositions"], wanted)
+    assert np.array_equal(other.X.toarray() if sp.issparse(other.X) else other.X, adata.X.toarray())
+    next(make(other, **PEAKS).fit_records(other))
+    assert np.array_equal(other.X.toarray() if sp.issparse(other.X) else other.X, adata.X.toarray())
+
+
+def test_peaks_are_ranked_and_imputed_as_genes_are(peaks_model):
+    adata = make_cells(60, 25, seed=1)
+    assert repr(peaks_model) == "<AccessibilityTopicModel: 4 topics, 3 epochs trained>"
+    activation = dict(zip(peaks_model.features, peaks_model.topic_feature_activations()[2], strict=True))
+    ranked = peaks_model.rank_peaks(2)
+    assert [activation[p] for p in ranked] == sorted(activation.values())
+    assert np.array_equal(peaks_model.get_top_peaks(2, 4), ranked[-4:])
+    imputed = peaks_model.impute(peaks_model.predict(adata))
+    assert imputed.shape == (60, 25)
+    np.testing.assert_allclose(imputed.sum(1), 1, rtol=1e-4)
+    assert np.array_equal(adata.layers["imputed"], imputed)
+
+
+def test_only_peaks_for_the_encoder_change_the_topics_of_a_cell():
+    adata = make_cells(60, 25, seed=1)
+    adata.var["seen"] = np.arange(25) < 15
+    model = make(adata, **PEAKS, endogenous_key="seen").fit(adata, progress=False)
+    other = adata.copy()
+    other.X = sp.csr_matrix(np.where(np.arange(25) < 15, adata.X.toarray(), 1))
+    assert np.array_equal(compositions(model, other), compositions(model, adata))
+    assert model.score(other) != model.score(adata)
+
+
+# --- technical effects ----------------------------------------------------------------------------
+
+
+def test_batch_effects_need_a_model_with_covariates(fitted, cells):
+    with pytest.raises(OptionError, match="has no covariates, and so no batch effect; name some, and fit it anew"):
+        fitted.get_batch_effect(fitted.predict(cells))
+    assert "batch_effect" not in cells.layers
+
+
+@pytest.mark.parametrize("family", ["CODAL", "CODAL+fast"])
+def test_imputed_frequencies_and_batch_effects_make_the_frequencies_of_the_model(family):
+    import torch
+
+    adata = with_columns(make_cells(50, 20))
+    adata.var["chosen"] = np.arange(20) != 4
+    model = make(adata, **FAMILIES[family], highly_variable_key="chosen").fit(adata, progress=False)
+    with pytest.raises(DataError, match="X_topic_compositions'] is missing"):
+        model.get_batch_effect(adata)
+    imputed, effect = model.impute(model.predict(adata)), model.get_batch_effect(adata)
+    assert np.array_equal(adata.layers["batch_effect"], effect, equal_nan=True)
+    assert np.isnan(effect[:, 4]).all()
+    combined = np.delete(imputed * np.exp(effect), 4, axis=1)
+    theta = torch.from_numpy(adata.obsm["X_topic_compositions"])
+    covariates = torch.from_numpy(model._cells(adata).covariates)
+    with torch.no_grad():
+        wanted = model.network.log_frequencies(theta, covariates).exp().numpy()
+    np.testing.assert_allclose(combined / combined.sum(1, keepdims=True), wanted, rtol=1e-4)
+    assert effect[:, 0].std() > 0
+
+
+def test_batch_effects_are_of_the_covariates_that_the_cells_have_now():
+    adata = with_columns(make_cells(50, 20))
+    model = make(adata, categorical_covariates="batch").fit(adata, progress=False)
+    model.predict(adata)
+    theta = adata.obsm["X_topic_compositions"][:1].repeat(50, 0)
+    adata.obsm["X_topic_compositions"] = theta
+    effect = model.get_batch_effect(adata)
+    in_a = (adata.obs["batch"] == "a").to_numpy()
+    assert np.allclose(effect[in_a], effect[in_a][0], atol=1e-5)
+    assert np.allclose(effect[~in_a], effect[~in_a][0], atol=1e-5)
+    assert not np.allclose(effect[in_a][0], effect[~in_a][0], atol=1e-3)
+    del adata.obs["batch"]
+    with pytest.raises(DataError, match="no column of obs 'batch'"):
+        model.get_batch_effect(adata)
+
+
+# --- devices --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense", 99, None, "meta"])
+def test_a_device_that_is_not_there_is_refused_and_the_model_stays_where_it_is(fitted, cells, device):
+    model = copy.deepcopy(fitted)
+    with pytest.raises(OptionError, match=rf"there is no device '{device}'; there are the cpu and \d+ CUDA device"):
+        model.set_device(device)
+    assert model.device == fitted.device
+    assert np.array_equal(compositions(model, cells), compositions(fitted, cells))
+
+
+def test_a_model_moves_to_the_cpu_and_trains_there(cells):
+    model = make(cells, num_epochs=1)
+    assert model.to_cpu() is model
+    assert model.set_device("cpu") is model
+    assert model.fit(cells, progress=False).device.type == "cpu"
+    wanted = compositions(model, cells)
+    assert np.array_equal(compositions(model.to_cpu(), cells), wanted)
+
+
+def test_a_gpu_is_named_where_there_is_none(cells):
+    import torch
+
+    if torch.cuda.is_available():
+        assert make(cells).to_gpu()._training_device().type == "cuda"
+        return
+    with pytest.raises(OptionError, match="there is no device 'cuda'; there are the cpu and 0 CUDA devices"):
+        make(cells).to_gpu()
 
 
 # --- quality --------------------------------------------------------------------------------------
