@@ -197,7 +197,11 @@ class ModelForm(param.Parameterized):
         if not problems:
             try:
                 options.validate_all(given)
-                whole = options.device_problem(given, _gpu()) if options.applies("dan_on_cpu", given) else ""
+                whole = (
+                    options.device_problem(given, given.get("use_cuda", True) and _gpu())
+                    if options.applies("dan_on_cpu", given)
+                    else ""
+                )
                 if whole:
                     problems["atac_encoder"] = whole
             except MiraError as problem:

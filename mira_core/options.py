@@ -322,12 +322,12 @@ def applies(name: str, given: Mapping[str, Any]) -> bool:
 
 
 def device_problem(values: Mapping[str, Any], gpu: bool) -> str:
-    """Say why a model with these options cannot be trained with or without a GPU; empty if it can."""
+    """Say why a model with these options cannot be trained, on a GPU or not; empty if it can."""
 
     def chosen(option: str) -> Any:
         return values.get(option, default(option))
 
-    if (gpu and chosen("use_cuda")) or not applies("dan_on_cpu", values) or chosen("dan_on_cpu"):
+    if gpu or not applies("dan_on_cpu", values) or chosen("dan_on_cpu"):
         return ""
     encoder, why = chosen("atac_encoder"), "there is none" if chosen("use_cuda") else "use_cuda is off"
     return (

@@ -216,12 +216,15 @@ class TopicModel(FittedModel):
         from tqdm.auto import tqdm
 
         self._check_trainable()
-        high = upper_bound_lr or (HIGHEST_RATE_CODAL if opt.is_codal(self._given) else HIGHEST_RATE)
+        high = upper_bound_lr
+        if high is None:
+            high = HIGHEST_RATE_CODAL if opt.is_codal(self._given) else HIGHEST_RATE
         if not 0 < lower_bound_lr < high:
             raise OptionError(f"lower_bound_lr must be above 0 and below {high:g}; got {lower_bound_lr}")
-        minimum = 2 * (range_test.DEGREE + 1)
-        if num_steps < minimum or eval_every < 1:
-            raise OptionError(f"num_steps must be at least {minimum} and eval_every 1; got {num_steps}, {eval_every}")
+        if num_steps < range_test.FEWEST or eval_every < 1:
+            raise OptionError(
+                f"num_steps must be at least {range_test.FEWEST} and eval_every 1; got {num_steps}, {eval_every}"
+            )
         cells = sources.training_cells(data, self.get_params())
         fit = self._begin(cells)
         tested = range_test.range_test(
