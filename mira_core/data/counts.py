@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
@@ -22,45 +23,59 @@ if TYPE_CHECKING:  # who only reads data, as the dashboard does, need not wait f
 CHUNK = 2**19  # non-zeros handled at once where all cells are gone through
 
 
-class Batch(NamedTuple):
-    """One minibatch; the counts as their non-zeros, ordered by cell and then by feature.
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One minibatch.
 
     Attributes
     ----------
-    cell_M, feature_M : int64
-        Row within the minibatch and column of each non-zero count.
+    place_M : int64
+        Where the non-zero counts stand in a B x G array, row by row, in ascending order.
+    feature_M : int32
+        Their features.
     count_M : float
         The non-zero counts.
     depth_B : float
         Counts of each cell over the modelled features.
     covariates_BC, extra_BF : float
         Technical covariates, and extra features for the encoder.
+    n_features
+        G.
     """
 
-    cell_M: torch.Tensor
+    place_M: torch.Tensor
     feature_M: torch.Tensor
     count_M: torch.Tensor
     depth_B: torch.Tensor
     covariates_BC: torch.Tensor
     extra_BF: torch.Tensor
+    n_features: int
 
     @property
     def n_cells(self) -> int:
         """Number of cells, B."""
         return len(self.depth_B)
 
+    @cached_property
+    def counts_BG(self) -> torch.Tensor:
+        """All the counts, B x G. At the densities of these data, arithmetic with zeros costs less than indices."""
+        counts = self.count_M.new_zeros(self.n_cells * self.n_features)
+        counts[self.place_M] = self.count_M
+        return counts.view(self.n_cells, self.n_features)
+
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Batch:
         """Move to a device; floating tensors take `dtype`, single precision if none is given."""
         import torch
 
         dtype = dtype or torch.float32
-        return Batch(*(t.to(device, dtype if t.is_floating_point() else None, non_blocking=True) for t in self))
 
-    def dense(self, n_features: int) -> torch.Tensor:
-        """Return the counts as a B x G tensor."""
-        x_BG = self.count_M.new_zeros(self.n_cells, n_features)
-        x_BG[self.cell_M, self.feature_M] = self.count_M
-        return x_BG
+        def moved(t: torch.Tensor) -> torch.Tensor:
+            return t.to(device, dtype if t.is_floating_point() else None, non_blocking=True)
+
+        return Batch(
+            moved(self.place_M), moved(self.feature_M), moved(self.count_M), moved(self.depth_B),
+            moved(self.covariates_BC), moved(self.extra_BF), self.n_features,
+        )  # fmt: skip
 
 
 class CountMatrix:
@@ -131,13 +146,16 @@ class CountMatrix:
     def rows(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return row within `cells`, feature and count of every non-zero of these cells, gathered at once."""
         n = self.lengths[cells]
-        row = np.repeat(np.arange(len(cells)), n)
         starts = self.starts[cells]
-        at = np.arange(len(row)) + np.repeat(starts - (np.cumsum(n) - n), n)
-        feature, count = (
-            a.gather(starts, n) if isinstance(a, FileArray) else a[at] for a in (self.indices, self.values)
-        )
-        return row, feature.astype(np.int64), count
+        row = np.repeat(np.arange(len(cells)), n)
+        if isinstance(self.indices, FileArray):
+            feature = self.indices.gather(starts, n)
+        else:
+            at = np.arange(len(row))
+            at += np.repeat(starts - (np.cumsum(n) - n), n)
+            feature = self.indices.take(at)
+        count = self.values.gather(starts, n) if isinstance(self.values, FileArray) else self.values.take(at)
+        return row, feature, count
 
     def csr_chunks(self) -> Iterator[sp.csr_array]:
         """Yield the counts as CSR arrays of some hundred thousand non-zeros each, in order."""
@@ -188,6 +206,9 @@ class Cells:
         import torch
 
         row, feature, count = self.counts.rows(cells)
+        n_features = self.counts.shape[1]
         depth = np.bincount(row, weights=count, minlength=len(cells)).astype(np.float32)
+        row *= n_features
+        row += feature
         arrays = (row, feature, count, depth, self.covariates[cells], self.extra[cells])
-        return Batch(*map(torch.from_numpy, arrays))
+        return Batch(*map(torch.from_numpy, arrays), n_features)

@@ -82,7 +82,7 @@ def model(network: TopicNetwork, batch: Batch, kl_weight: float = 1.0, dependenc
                 prior_depth = dist.LogNormal(batch.depth_B.log(), torch.ones_like(batch.depth_B))
                 d_B = pyro.sample("read_depth", prior_depth)
             counts = _negative_binomial(network, d_B.log()[:, None] + log_rho_BG)
-        pyro.sample("counts", counts, obs=batch.dense(network.n_features))
+        pyro.sample("counts", counts, obs=batch.counts_BG)
     if dependence is not None:
         pyro.factor("dependence", -dependence)
 

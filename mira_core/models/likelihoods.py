@@ -1,55 +1,192 @@
-"""Log likelihoods of counts given their non-zeros.
+"""Log likelihoods of counts, with their gradients, in as few passes over cells by features as there can be.
 
-Shapes: B cells, G features, M non-zero counts.
+What is needed of log rho is x W + b up to a constant per cell. The functions here go from (x, W, b) to the sum of the
+log likelihoods and to its gradients for x, W and b at once, some cells at a time, so that no array of cells by
+features outlives the processor's cache, and nothing transcendental is computed twice. The derivatives are written
+out below; tests hold them against finite differences and against Pyro.
+
+Shapes: B cells, G features, J inputs of the linear map, M non-zero counts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 
 from ..data.counts import Batch
+from ..nn.decoder import Linear
+
+CHUNK = 2**19  # numbers of cells by features handled at once on a CPU
+SMALL_COUNTS = 8  # counts up to this take no log-gamma of their own
 
 
 def negative_binomial(
-    batch: Batch, log_mean_BG: torch.Tensor, log_dispersion_G: torch.Tensor, logspace: bool = True
+    batch: Batch, profile: Linear, log_depth_B: torch.Tensor, log_dispersion_G: torch.Tensor, logspace: bool = True
 ) -> torch.Tensor:
-    """Log likelihood of each cell, B.
+    """Log likelihood of all counts of the minibatch.
 
-    With mean m and inverse dispersion r: lgamma(x + r) - lgamma(r) - lgamma(x + 1) + x log(m / (m + r))
-    + r log(r / (m + r)). Where x = 0 only the last term is left, so the others are taken at the non-zeros.
+    With mean m = d_i rho_ij and inverse dispersion r: lgamma(x + r) - lgamma(r) - lgamma(x + 1) + x log(m / (m + r))
+    - r log(1 + m / r). Where x = 0 only the last term is left, so the others are taken at the non-zeros.
 
     Parameters
     ----------
     batch
         The counts.
-    log_mean_BG
-        Log of the mean, log(d_i rho_ij).
+    profile
+        log rho, up to a constant of each cell.
+    log_depth_B
+        Log of the cells' read depths d_i.
     log_dispersion_G
-        Log of the inverse dispersion r_j.
+        Log of the inverse dispersions r_j.
     logspace
-        Whether m / (m + r) is taken by logits, which is more stable, or by probabilities.
+        Whether, at the non-zeros, m / (m + r) is taken by logits, which is more stable, or by probabilities.
+    """
+    return _NegativeBinomial.apply(*profile, log_depth_B, log_dispersion_G, batch, logspace, torch.is_grad_enabled())  # type: ignore[no-any-return]
+
+
+def multinomial(batch: Batch, profile: Linear) -> torch.Tensor:
+    """Log likelihood of all open peaks: of each cell log Gamma(#open + 1) + the sum of log rho over them."""
+    return _Multinomial.apply(*profile, batch, torch.is_grad_enabled())  # type: ignore[no-any-return]
+
+
+class _Gradients:
+    """Gradients for x, W, b and the rest, gathered over chunks."""
+
+    def __init__(self, x_BJ: torch.Tensor, weight_JG: torch.Tensor, rest_BG: torch.Tensor | None) -> None:
+        self.x_BJ, self.weight_JG = x_BJ, weight_JG
+        self.x = torch.empty_like(x_BJ)
+        self.weight = torch.zeros_like(weight_JG)
+        self.bias = weight_JG.new_zeros(weight_JG.shape[1])
+        self.rest = None if rest_BG is None else torch.empty_like(rest_BG)
+
+    def add(self, cells: slice, by_logits: torch.Tensor) -> None:
+        torch.mm(by_logits, self.weight_JG.T, out=self.x[cells])
+        self.weight.addmm_(self.x_BJ[cells].T, by_logits)
+        self.bias += by_logits.sum(0)
+        if self.rest is not None:
+            self.rest[cells] = by_logits
+
+    def all(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        return self.x, self.weight, self.bias, self.rest
+
+
+def _chunks(
+    x_BJ: torch.Tensor, weight_JG: torch.Tensor, bias_G: torch.Tensor, rest_BG: torch.Tensor | None
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yield which cells, and their logits."""
+    n = len(x_BJ)
+    size = max(1, CHUNK // len(bias_G)) if x_BJ.device.type == "cpu" else n
+    for start in range(0, n, size):
+        cells = slice(start, start + size)
+        logits = torch.addmm(bias_G, x_BJ[cells], weight_JG)
+        if rest_BG is not None:
+            logits += rest_BG[cells]
+        yield cells, logits
+
+
+def _dot(a_BG: torch.Tensor, b_BG: torch.Tensor) -> torch.Tensor:
+    return torch.dot(a_BG.reshape(-1), b_BG.reshape(-1))
+
+
+def _softmax(logits_BG: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the softmax of each row and the log of its denominator, with one exponential per number."""
+    highest_B = logits_BG.amax(1)
+    rho_BG = logits_BG.softmax(1)
+    return rho_BG, highest_B - rho_BG.amax(1).log()
+
+
+class _NegativeBinomial(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_BJ: torch.Tensor, weight_JG: torch.Tensor, bias_G: torch.Tensor,
+                rest_BG: torch.Tensor | None, log_depth_B: torch.Tensor, log_dispersion_G: torch.Tensor,
+                batch: Batch, logspace: bool, with_gradients: bool) -> torch.Tensor:  # fmt: skip
+        r_G, depth_B = log_dispersion_G.exp(), log_depth_B.exp()
+        inverse_G = 1 / r_G
+        total, by_dispersion_G = _count_terms(batch, log_dispersion_G, with_gradients)
+        by_depth_B = torch.empty_like(depth_B)
+        gradients = _Gradients(x_BJ, weight_JG, rest_BG) if with_gradients else None
+        for cells, logits_BG in _chunks(x_BJ, weight_JG, bias_G, rest_BG):
+            x_BG = batch.counts_BG[cells]
+            rho_BG, log_denominator_B = _softmax(logits_BG)
+            odds_BG = (rho_BG * depth_B[cells, None]).mul_(inverse_G)  # m / r
+            log_failure_BG = -odds_BG.log1p()
+            # x log(m / (m + r)), where log m = logits + something of the cell
+            if logspace:
+                shift_B = log_depth_B[cells] - log_denominator_B
+                total += _dot(x_BG, logits_BG) + torch.dot(x_BG.sum(1), shift_B) + _dot(x_BG, log_failure_BG)
+                total -= torch.dot(x_BG.sum(0), log_dispersion_G)
+            else:
+                success_BG = (odds_BG / (odds_BG + 1)).clamp_(min=torch.finfo(odds_BG.dtype).tiny)
+                total += torch.xlogy(x_BG, success_BG).sum()
+            column_G = log_failure_BG.sum(0)
+            total += torch.dot(r_G, column_G)
+            if gradients is None:
+                continue
+            # by log m: x - (x + r) m / (m + r)
+            by_log_mean_BG = torch.addcdiv(x_BG, (x_BG + r_G).mul_(odds_BG), odds_BG + 1, value=-1)
+            by_depth_B[cells] = by_log_mean_BG.sum(1)
+            by_dispersion_G += r_G * column_G - by_log_mean_BG.sum(0)
+            gradients.add(cells, by_log_mean_BG.addcmul_(rho_BG, by_depth_B[cells, None], value=-1))
+        if gradients is not None:
+            ctx.save_for_backward(*gradients.all(), by_depth_B, by_dispersion_G)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, by_total: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        return *(t if t is None else t * by_total for t in ctx.saved_tensors), None, None, None
+
+
+def _count_terms(
+    batch: Batch, log_dispersion_G: torch.Tensor, with_gradient: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum lgamma(x + r) - lgamma(r) - lgamma(x + 1) over the non-zeros; and its gradient for log r.
+
+    lgamma(x + r) - lgamma(r) = log r + log(r + 1) + ... + log(r + x - 1). The non-zeros of each feature are counted by
+    x, and what is left of large counts starts at r + SMALL_COUNTS.
     """
     r_G = log_dispersion_G.exp()
-    cell, feature, x = batch.cell_M, batch.feature_M, batch.count_M
-    logits_BG = log_mean_BG - log_dispersion_G
-    if logspace:
-        log_failure_BG = -F.softplus(logits_BG)
-        log_success_M = -F.softplus(-logits_BG[cell, feature])
-    else:
-        mean_BG = log_mean_BG.exp()
-        tiny = torch.finfo(mean_BG.dtype).tiny
-        success_BG = mean_BG / (mean_BG + r_G)
-        log_failure_BG = torch.log1p(-success_BG.clamp(max=1 - torch.finfo(mean_BG.dtype).eps))
-        log_success_M = success_BG[cell, feature].clamp(min=tiny).log()
-    r_M = r_G[feature]
-    at_nonzero_M = torch.lgamma(x + r_M) - torch.lgamma(r_M) - torch.lgamma(x + 1) + x * log_success_M
-    dense_B = log_failure_BG @ r_G
-    return dense_B.index_add(0, cell, at_nonzero_M)
+    if r_G.device.type != "cpu":  # a device takes log-gammas faster than it counts
+        y_BG = batch.counts_BG
+        total = (torch.lgamma(y_BG + r_G) - torch.lgamma(r_G) - torch.lgamma(y_BG + 1)).sum()
+        return total, (torch.digamma(y_BG + r_G) - torch.digamma(r_G)).sum(0) * r_G
+    x, feature = batch.count_M, batch.feature_M
+    G, S = len(r_G), SMALL_COUNTS
+    counted = torch.bincount(x.clamp(max=S).long().mul_(G).add_(feature), minlength=(S + 1) * G)
+    with_x_SG = counted.view(S + 1, G)[1:].to(r_G.dtype)  # how many non-zeros are 1, 2, ..., at least S
+    above_SG = with_x_SG.flip(0).cumsum(0).flip(0)
+    steps_SG = r_G + torch.arange(S, dtype=r_G.dtype)[:, None]
+    factorials_S = torch.lgamma(torch.arange(2, S + 2, dtype=r_G.dtype))
+    total = (above_SG * steps_SG.log()).sum() - torch.dot(with_x_SG.sum(1), factorials_S)
+    slope_G = (above_SG / steps_SG).sum(0)
+    large = (x > S).nonzero()[:, 0]
+    if len(large):
+        x, feature = x[large], feature[large]
+        from_M = r_G[feature] + S
+        total += (torch.lgamma(from_M + (x - S)) - torch.lgamma(from_M) - torch.lgamma(x + 1)).sum()
+        total += len(large) * factorials_S[-1]
+        if with_gradient:
+            slope_G.index_add_(0, feature, torch.digamma(from_M + (x - S)) - torch.digamma(from_M))
+    return total, slope_G * r_G
 
 
-def multinomial(batch: Batch, log_rho_BG: torch.Tensor) -> torch.Tensor:
-    """Log likelihood of each cell's open peaks, B: log Gamma(#open + 1) + the sum of log rho over them."""
-    log_p_M = log_rho_BG[batch.cell_M, batch.feature_M]
-    coefficient_B = torch.lgamma(batch.depth_B + 1)
-    return coefficient_B.index_add(0, batch.cell_M, log_p_M * batch.count_M)
+class _Multinomial(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_BJ: torch.Tensor, weight_JG: torch.Tensor, bias_G: torch.Tensor,
+                rest_BG: torch.Tensor | None, batch: Batch, with_gradients: bool) -> torch.Tensor:  # fmt: skip
+        total = torch.lgamma(batch.depth_B + 1).sum()
+        gradients = _Gradients(x_BJ, weight_JG, rest_BG) if with_gradients else None
+        for cells, logits_BG in _chunks(x_BJ, weight_JG, bias_G, rest_BG):
+            x_BG, depth_B = batch.counts_BG[cells], batch.depth_B[cells]
+            rho_BG, log_denominator_B = _softmax(logits_BG)
+            total += _dot(x_BG, logits_BG) - torch.dot(depth_B, log_denominator_B)
+            if gradients is not None:
+                gradients.add(cells, torch.addcmul(x_BG, rho_BG, depth_B[:, None], value=-1, out=rho_BG))
+        if gradients is not None:
+            ctx.save_for_backward(*gradients.all())
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, by_total: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        return *(t if t is None else t * by_total for t in ctx.saved_tensors), None, None

@@ -32,8 +32,34 @@ class Dropout(nn.Module):
         """Zero entries without scaling the others."""
         return x * self._kept(x) if self.training and self.p else x
 
+    def hide_among(self, x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Zero entries of a contiguous array whose non-zeros stand at the given places."""
+        if not self.training or self.p == 0:
+            return x
+        if x.device.type != "cpu":
+            return self.hide(x)
+        out = x.clone()
+        out.view(-1)[places[self._hidden_places(len(places))]] = 0
+        return out
+
     def _kept(self, x: torch.Tensor) -> torch.Tensor:
+        if x.device.type == "cpu" and self.p < 0.5:
+            kept = torch.ones_like(x, memory_format=torch.contiguous_format)
+            kept.view(-1)[self._hidden_places(x.numel())] = 0
+            return kept
         return torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator)
+
+    def _hidden_places(self, n: int) -> torch.Tensor:
+        """Draw which of n numbers are hidden, by the gaps between them: far fewer draws than one for each."""
+        expected = n * self.p
+        size = int(expected + 6 * math.sqrt(expected)) + 8
+        places = torch.zeros(0, dtype=torch.float64)
+        last = -1.0
+        while last < n:
+            gaps = torch.empty(size, dtype=torch.float64).geometric_(self.p, generator=self.generator)
+            more = gaps.cumsum(0) + last
+            places, last = torch.cat([places, more]), float(more[-1])
+        return places[: int(torch.searchsorted(places, n))].long()
 
     def extra_repr(self) -> str:
         """Show the rate."""
@@ -45,6 +71,12 @@ def linear(n_in: int, n_out: int, bias: bool = False) -> nn.Linear:
     return nn.utils.skip_init(nn.Linear, n_in, n_out, bias=bias)
 
 
+def by_input(layer: nn.Linear) -> nn.Linear:
+    """Let the weights lie in memory by input and not by output; sums along the outputs are then fast."""
+    layer.weight = nn.Parameter(layer.weight.detach().T.contiguous().T)
+    return layer
+
+
 class PeakEmbedding(nn.Module):
     """A table of one vector per peak, E x embedding_size; a cell has the mean of its open peaks."""
 
@@ -52,9 +84,9 @@ class PeakEmbedding(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(n_peaks, embedding_size))
 
-    def forward(self, open_BE: torch.Tensor) -> torch.Tensor:
+    def forward(self, open_BE: torch.Tensor, n_open_B: torch.Tensor) -> torch.Tensor:
         """Average, B x embedding_size; a cell without open peaks has zeros."""
-        return open_BE @ self.weight / open_BE.sum(1, keepdim=True).clamp(min=1)
+        return open_BE @ self.weight / n_open_B.clamp(min=1)[:, None]
 
 
 class SpectralLinear(nn.Linear):
@@ -84,13 +116,16 @@ class SpectralLinear(nn.Linear):
         for _ in range(15):
             self._iterate()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the scaled weight."""
+    def largest(self) -> torch.Tensor:
+        """Return the largest singular value, after one more iteration while training."""
         if self.training:
             self._iterate()
         # copies: the buffers change before the backward pass when the layer is used twice in a step
-        largest = self.u.clone() @ (self.weight @ self.v.clone())
-        return F.linear(x, self.weight / largest, self.bias)
+        return self.u.clone() @ (self.weight @ self.v.clone())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the scaled weight."""
+        return F.linear(x, self.weight) / self.largest() + self.bias
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:

@@ -1,18 +1,48 @@
 """From a cell's topics, and its technical covariates, to its relative frequencies of features.
 
-Shapes: B cells, C covariate columns, G modelled features, K topics.
+`signal` is the plain way, cell by feature. `linear` gives the same as a linear map of a few numbers per cell: a batch
+normalisation of x W is linear in x, its variances are quadratic forms of W, and so neither needs a B x G array.
+
+Shapes: B cells, C covariate columns, G modelled features, K topics, J inputs of a linear map.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..data.statistics import Statistics
-from .blocks import block, linear
+from .blocks import block, by_input, linear
+
+
+class Linear(NamedTuple):
+    """A number for each cell and feature, x W + b, or that and `rest`.
+
+    Attributes
+    ----------
+    x_BJ, weight_JG, bias_G
+        The linear map, and what it is applied to.
+    rest_BG
+        What is added and is not linear; None: nothing.
+    """
+
+    x_BJ: torch.Tensor
+    weight_JG: torch.Tensor
+    bias_G: torch.Tensor
+    rest_BG: torch.Tensor | None = None
+
+    def dense(self) -> torch.Tensor:
+        """Return all the numbers, B x G."""
+        out_BG = torch.addmm(self.bias_G, self.x_BJ, self.weight_JG)
+        return out_BG if self.rest_BG is None else out_BG + self.rest_BG
+
+    def detach(self) -> Linear:
+        """Return the same without gradients."""
+        return Linear(*(t if t is None else t.detach() for t in self))
 
 
 class Decoder(nn.Module):
@@ -28,13 +58,16 @@ class Decoder(nn.Module):
         super().__init__()
         base = torch.from_numpy(statistics.mean_profile).log()
         self.register_buffer("base_G", (base - base.mean()).float())
-        self.beta = linear(num_topics, len(base))
+        self.beta = by_input(linear(num_topics, len(base)))
         self.norm = nn.BatchNorm1d(len(base))
 
-    def signal(self, theta_BK: torch.Tensor, *, aside: bool = False) -> torch.Tensor:
-        """Return BatchNorm(beta^T theta), B x G; `aside` leaves the running statistics as they are."""
-        x_BG = self.beta(theta_BK)
-        return normalise_aside(x_BG, self.norm) if aside else self.norm(x_BG)
+    def signal(self, theta_BK: torch.Tensor) -> torch.Tensor:
+        """Return BatchNorm(beta^T theta), B x G."""
+        return self.norm(self.beta(theta_BK))
+
+    def linear(self, theta_BK: torch.Tensor, *, aside: bool = False) -> Linear:
+        """Return the signal as a linear map; `aside` leaves the running statistics as they are."""
+        return normalised(theta_BK, self.beta, self.norm, aside=aside)
 
     def forward(self, theta_BK: torch.Tensor) -> torch.Tensor:
         """Return log rho without technical effects, B x G."""
@@ -76,21 +109,81 @@ class TechnicalDecoder(nn.Module):
     def __init__(self, num_topics: int, n_covariates: int, n_features: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.hidden = block(num_topics + n_covariates, hidden, dropout)
-        self.out = linear(hidden, n_features, bias=True)
+        self.out = by_input(linear(hidden, n_features, bias=True))
         self.norm = nn.BatchNorm1d(n_features, affine=False)
         self.gamma_G = nn.Parameter(torch.zeros(n_features))
 
-    def signal(self, theta_BK: torch.Tensor, covariates_BC: torch.Tensor, *, aside: bool = False) -> torch.Tensor:
-        """Return the technical effects, B x G; `aside` leaves the running statistics as they are."""
-        x_B = torch.cat([theta_BK, covariates_BC], dim=1)
+    def signal(self, theta_BK: torch.Tensor, covariates_BC: torch.Tensor) -> torch.Tensor:
+        """Return the technical effects, B x G."""
+        h = self.hidden(torch.cat([theta_BK, covariates_BC], dim=1))
+        return self.gamma_G * self.norm(self.out(h)) - log_cosh(self.gamma_G)
+
+    def linear(self, theta_BK: torch.Tensor, covariates_BC: torch.Tensor, *, aside: bool = False) -> Linear:
+        """Return the technical effects as a linear map; `aside` leaves the running statistics as they are."""
+        x = torch.cat([theta_BK, covariates_BC], dim=1)
         if aside:
             first, norm, *others = self.hidden
             assert isinstance(norm, nn.BatchNorm1d)
-            h = normalise_aside(first(x_B), norm)
+            h = normalise_aside(first(x), norm)
             for layer in others:
                 h = layer(h)
-            return self.gamma_G * normalise_aside(self.out(h), self.norm) - log_cosh(self.gamma_G)
-        return self.gamma_G * self.norm(self.out(self.hidden(x_B))) - log_cosh(self.gamma_G)
+        else:
+            h = self.hidden(x)
+        plain = normalised(h, self.out, self.norm, aside=aside)
+        return Linear(h, plain.weight_JG * self.gamma_G, plain.bias_G * self.gamma_G - log_cosh(self.gamma_G))
+
+
+def normalised(x_BJ: torch.Tensor, layer: nn.Linear, norm: nn.BatchNorm1d, *, aside: bool = False) -> Linear:
+    """Return norm(layer(x)) as a linear map of x; `aside` leaves the running statistics as they are."""
+    weight_JG = layer.weight.T
+    shift_G = norm.bias
+    if norm.training:
+        mean_J = x_BJ.mean(0)
+        mean_G, variance_G = mean_J @ weight_JG, _Variance.apply(x_BJ - mean_J, weight_JG)
+        if not aside:
+            _follow(norm, mean_G if layer.bias is None else mean_G + layer.bias, variance_G, len(x_BJ))
+    else:
+        mean_G, variance_G = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+        mean_G = mean_G if layer.bias is None else mean_G - layer.bias
+    # a bias of the layer moves its mean alike, so it is taken off again
+    scale_G = (variance_G + norm.eps).rsqrt()
+    if norm.affine:
+        scale_G = scale_G * norm.weight
+    bias_G = -mean_G * scale_G
+    return Linear(x_BJ, weight_JG * scale_G, bias_G if shift_G is None else shift_G + bias_G)
+
+
+class _Variance(torch.autograd.Function):
+    """Mean square of the columns of c W, with c = Q R: that of R W, which has J rows in place of B.
+
+    As quadratic forms of c'c these would be cheaper still, but lose half of the digits where topics hardly differ.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, centred_BJ: torch.Tensor, weight_JG: torch.Tensor) -> torch.Tensor:
+        n, J = centred_BJ.shape
+        scaled = centred_BJ / math.sqrt(n)
+        q, r = torch.linalg.qr(scaled) if n > J and scaled.device.type == "cpu" else (None, scaled)
+        rw = r @ weight_JG
+        ctx.n = n
+        ctx.save_for_backward(weight_JG, rw, r, q)
+        return rw.square().sum(0)
+
+    @staticmethod
+    def backward(ctx: Any, by_variance_G: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        weight_JG, rw, r, q = ctx.saved_tensors
+        by_rw = rw * (2 * by_variance_G)
+        by_r = by_rw @ weight_JG.T
+        return (by_r if q is None else q @ by_r) / math.sqrt(ctx.n), r.T @ by_rw
+
+
+@torch.no_grad()
+def _follow(norm: nn.BatchNorm1d, mean_G: torch.Tensor, variance_G: torch.Tensor, n: int) -> None:
+    """Move the running statistics as the batch normalisation itself does."""
+    assert norm.momentum is not None
+    norm.get_buffer("running_mean").lerp_(mean_G, norm.momentum)
+    norm.get_buffer("running_var").lerp_(variance_G * (n / (n - 1)), norm.momentum)
+    norm.get_buffer("num_batches_tracked").add_(1)
 
 
 def log_cosh(x: torch.Tensor) -> torch.Tensor:

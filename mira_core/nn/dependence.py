@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .blocks import SpectralLinear
+from .decoder import Linear
 
 
 class Dependence(nn.Module):
@@ -30,14 +31,27 @@ class Dependence(nn.Module):
         )  # fmt: skip
 
     def forward(
-        self, biological_BG: torch.Tensor, technical_BG: torch.Tensor, one_P: torch.Tensor, other_P: torch.Tensor
+        self, biological: Linear, technical: Linear, one_P: torch.Tensor, other_P: torch.Tensor
     ) -> torch.Tensor:
         """Estimate the dependence from matched pairs, and mismatched pairs (`one_P`, `other_P`) of rows."""
-        matched = torch.cat([biological_BG, technical_BG], dim=1)
-        mismatched = torch.cat([biological_BG[one_P], technical_BG[other_P]], dim=1)
-        t = self.critic(torch.cat([matched, mismatched]))[:, 0]
-        n = len(biological_BG)
+        first, *others = self.critic
+        assert isinstance(first, SpectralLinear)
+        # The first layer is linear in both signals, which are linear themselves: no pair is ever put together.
+        scale, n_features = first.largest(), biological.bias_G.shape[0]
+        one_BH = _through(biological, first.weight[:, :n_features])
+        other_BH = _through(technical, first.weight[:, n_features:])
+        summed = torch.cat([one_BH + other_BH, one_BH[one_P] + other_BH[other_P]])
+        h = summed / scale + first.bias
+        for layer in others:
+            h = layer(h)
+        t, n = h[:, 0], len(one_BH)
         return t[:n].mean() - (t[n:].logsumexp(0) - math.log(len(one_P)))
+
+
+def _through(signal: Linear, weight_HG: torch.Tensor) -> torch.Tensor:
+    """Return signal times weight, B x H, the small factors first."""
+    by_feature_GH = weight_HG.T
+    return torch.addmm(signal.bias_G @ by_feature_GH, signal.x_BJ, signal.weight_JG @ by_feature_GH)
 
 
 def mismatched_pairs(

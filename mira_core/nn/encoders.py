@@ -35,16 +35,25 @@ class Posterior(NamedTuple):
     depth_scale_B: torch.Tensor | None = None
 
 
-def positions(endogenous: np.ndarray) -> torch.Tensor:
-    """Return where each of the G features stands among the encoder's; -1 for those it does not see."""
-    return torch.from_numpy(np.where(endogenous, np.cumsum(endogenous) - 1, -1))
+class SeenFeatures(nn.Module):
+    """The counts of the E of the G features that the encoder sees."""
+
+    columns_E: torch.Tensor
+
+    def __init__(self, endogenous: np.ndarray) -> None:
+        super().__init__()
+        self.register_buffer("columns_E", torch.from_numpy(np.flatnonzero(endogenous)), persistent=False)
+        self.all = bool(endogenous.all())
+
+    def forward(self, counts_BG: torch.Tensor) -> torch.Tensor:
+        """Return the counts, B x E; without a copy where all are seen."""
+        return counts_BG if self.all else counts_BG.index_select(1, self.columns_E)
 
 
 class DevianceResiduals(nn.Module):
     """Signed deviance residuals of counts against the training cells' pooled profile, times a scale.
 
-    At a count of zero the residual is -sqrt(2 m_i log(1 / (1 - pi_j))), an outer product; only the non-zeros
-    need more.
+    With mu = m pi, the sign of y - mu times the root of 2 (y log(y / mu) + (m - y) log((m - y) / (m - mu))).
 
     Parameters
     ----------
@@ -55,39 +64,32 @@ class DevianceResiduals(nn.Module):
     """
 
     CLIP = 10.0
+    TINY = 1e-20  # stands for zero where a logarithm or a root of it would take a processor's slow path
 
-    position_G: torch.Tensor
     share_E: torch.Tensor
-    at_zero_E: torch.Tensor
     scale: torch.Tensor
 
     def __init__(self, endogenous: np.ndarray, statistics: Statistics) -> None:
         super().__init__()
-        share = torch.tensor(statistics.endogenous_share)
-        self.register_buffer("position_G", positions(endogenous))
-        self.register_buffer("share_E", share)
-        # log(1 / (1 - pi)) in double precision: pi may be tiny
-        self.register_buffer("at_zero_E", torch.sqrt(-2 * torch.log1p(-share.clamp(max=1 - 1e-12))))
+        self.seen = SeenFeatures(endogenous)
+        self.register_buffer("share_E", torch.tensor(statistics.endogenous_share))
         self.register_buffer("scale", torch.tensor((1000 / statistics.endogenous_depth) ** 0.5, dtype=torch.float64))
         self.n_features = int(endogenous.sum())
 
+    @torch.no_grad()
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return the residuals, B x E."""
-        dtype = batch.count_M.dtype
-        at = self.position_G[batch.feature_M]
-        seen = at >= 0
-        cell, at, y = batch.cell_M[seen], at[seen], batch.count_M[seen]
-        m_B = torch.zeros_like(batch.depth_B).index_add_(0, cell, y)
-        r_BE = -torch.outer(m_B.sqrt(), (self.at_zero_E * self.scale).to(dtype)).clamp_(max=self.CLIP)
-        m = m_B[cell]
-        mu = m * self.share_E.to(dtype)[at]
-        rest = m - y
-        # (m - y) log((m - y) / (m - mu)) by log1p, since the ratio is close to one
-        other = torch.where(rest > 0, rest * torch.log1p((mu - y) / (m - mu)), 0.0)
-        deviance = 2 * (y * torch.log(y / mu) + other)
-        r = torch.sign(y - mu) * deviance.clamp_(min=0).sqrt() * self.scale.to(dtype)
-        r_BE[cell, at] = torch.nan_to_num(r, nan=0.0).clamp_(-self.CLIP, self.CLIP)
-        return r_BE
+        y_BE = self.seen(batch.counts_BG)
+        m_B1 = (batch.depth_B if self.seen.all else y_BE.sum(1))[:, None]
+        mu_BE = m_B1 * self.share_E.to(y_BE.dtype)
+        ratio_BE = y_BE / mu_BE.clamp(min=self.TINY)
+        # log((m - y) / (m - mu)) by log1p, since the ratio is close to one
+        nearly_minus_one = torch.finfo(y_BE.dtype).eps / 2 - 1
+        other_BE = (mu_BE - y_BE).div_((m_B1 - mu_BE).clamp_(min=self.TINY)).clamp_(min=nearly_minus_one)
+        other_BE = other_BE.log1p_().mul_(torch.sub(m_B1, y_BE, out=mu_BE))
+        deviance_BE = torch.log(ratio_BE.clamp(min=self.TINY), out=mu_BE).mul_(y_BE).add_(other_BE).mul_(2)
+        root_BE = F.threshold_(deviance_BE.clamp_(min=self.TINY).sqrt_(), 2 * self.TINY**0.5, 0)
+        return root_BE.mul_(self.scale.to(y_BE.dtype)).clamp_(max=self.CLIP).copysign_(ratio_BE.sub_(1))
 
 
 class ExpressionEncoder(nn.Module):

@@ -1,6 +1,6 @@
 """q(theta | x) for accessibility: from the set of open peaks to the posterior of a cell's topics.
 
-Shapes: B cells, G modelled peaks, E encoder peaks, K topics, R components of the LSI, M open peaks of the minibatch.
+Shapes: B cells, G modelled peaks, E encoder peaks, K topics, R components of the LSI.
 """
 
 from __future__ import annotations
@@ -15,34 +15,26 @@ from torch import nn
 from ..data.counts import Batch
 from ..data.lsi import LSI
 from .blocks import Dropout, PeakEmbedding, block, encoder_stack, linear
-from .encoders import Posterior, positions
+from .encoders import Posterior, SeenFeatures
 
 
 class OpenPeaks(nn.Module):
     """The open encoder peaks of each cell; while training, each is left out with probability `dropout`."""
 
-    position_G: torch.Tensor
-
     def __init__(self, endogenous: np.ndarray, dropout: float) -> None:
         super().__init__()
-        self.register_buffer("position_G", positions(endogenous))
+        self.seen = SeenFeatures(endogenous)
         self.n_peaks = int(endogenous.sum())
         self.dropout = Dropout(dropout)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return ones at the open peaks, B x E."""
-        at = self.position_G[batch.feature_M]
-        seen = at >= 0
-        cell, at = batch.cell_M[seen], at[seen]
-        kept = self.dropout.hide(torch.ones_like(batch.count_M[seen]))
-        open_BE = kept.new_zeros(batch.n_cells, self.n_peaks)
-        open_BE[cell, at] = kept
-        return open_BE
+        return self.seen(self.dropout.hide_among(batch.counts_BG, batch.place_M))
 
 
-def _told(open_BE: torch.Tensor, batch: Batch) -> list[torch.Tensor]:
+def _told(n_open_B: torch.Tensor, batch: Batch) -> list[torch.Tensor]:
     """Return what every encoder is told besides: the log number of open peaks, covariates, extra features."""
-    return [open_BE.sum(1, keepdim=True).clamp(min=1).log(), batch.covariates_BC, batch.extra_BF]
+    return [n_open_B.clamp(min=1).log()[:, None], batch.covariates_BC, batch.extra_BF]
 
 
 def _posterior(out: torch.Tensor, num_topics: int) -> Posterior:
@@ -79,16 +71,16 @@ class DANEncoder(nn.Module):
     def forward(self, batch: Batch) -> Posterior:
         """Encode a minibatch."""
         open_BE = self.peaks(batch)
-        mean = self.norm(self.embedding(open_BE))
-        h = self.blocks(torch.cat([mean, *_told(open_BE, batch)], dim=1))
+        n_open_B = open_BE.sum(1)
+        mean = self.norm(self.embedding(open_BE, n_open_B))
+        h = self.blocks(torch.cat([mean, *_told(n_open_B, batch)], dim=1))
         return _posterior(self.out(h + mean if self.skip else h), self.num_topics)
 
 
 class LSIEncoder(nn.Module):
     """A projection of the open peaks that was learned beforehand, then blocks."""
 
-    projection_ER: torch.Tensor
-    idf_E: torch.Tensor
+    by_peak_ER: torch.Tensor
 
     def __init__(
         self,
@@ -105,15 +97,16 @@ class LSIEncoder(nn.Module):
         self.num_topics = num_topics
         self.peaks = peaks
         # not in the network's state: they are saved with the statistics
-        self.register_buffer("idf_E", torch.from_numpy(lsi.idf).float(), persistent=False)
-        projection = torch.from_numpy(lsi.components / lsi.deviations).float()
-        self.register_buffer("projection_ER", projection, persistent=False)
+        projection = lsi.idf[:, None] * lsi.components / lsi.deviations
+        # one product gives the projection, the squared norm that it is divided by, and the number of open peaks
+        by_peak = np.column_stack([projection, lsi.idf**2, np.ones_like(lsi.idf)])
+        self.register_buffer("by_peak_ER", torch.from_numpy(by_peak).float(), persistent=False)
         n_in = projection.shape[1] + 1 + n_told
         self.layers = encoder_stack(n_in, embedding_size or hidden, hidden, 2 * num_topics, num_layers, dropout)
 
     def forward(self, batch: Batch) -> Posterior:
         """Encode a minibatch."""
-        open_BE = self.peaks(batch)
-        weighed_BE = F.normalize(open_BE * self.idf_E, dim=1)
-        x = torch.cat([weighed_BE @ self.projection_ER, *_told(open_BE, batch)], dim=1)
+        summed = self.peaks(batch) @ self.by_peak_ER
+        norm_B1 = summed[:, -2:-1].clamp(min=1e-24).sqrt()
+        x = torch.cat([summed[:, :-2] / norm_B1, *_told(summed[:, -1], batch)], dim=1)
         return _posterior(self.layers(x), self.num_topics)

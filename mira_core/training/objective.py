@@ -100,25 +100,23 @@ def loss_terms(network: TopicNetwork, batch: Batch, draws: Draws) -> tuple[LossT
     prior = network.prior
     q = network.encoder(batch)
     theta_BK = prior.theta(q.theta_loc_BK + q.theta_scale_BK * draws.theta_BK)
-    log_rho_BG = network.log_frequencies(theta_BK, batch.covariates_BC)
+    profile = network.profile(theta_BK, batch.covariates_BC)
     share = batch.n_cells / network.n_cells
     zero = batch.depth_B.new_zeros(())
     depth_kl = zero
     if network.log_dispersion_G is None:
-        log_likelihood_B = multinomial(batch, log_rho_BG)
+        log_likelihood = multinomial(batch, profile)
     else:
         assert q.depth_loc_B is not None
         assert q.depth_scale_B is not None
         log_d_B = q.depth_loc_B + q.depth_scale_B * draws.depth_B
-        log_likelihood_B = negative_binomial(
-            batch, log_d_B[:, None] + log_rho_BG, network.log_dispersion_G, network.nb_logspace
-        )
+        log_likelihood = negative_binomial(batch, profile, log_d_B, network.log_dispersion_G, network.nb_logspace)
         # between log-normals the divergence is that of their logs
         depth_kl = normal_divergence(
             q.depth_loc_B, q.depth_scale_B, batch.depth_B.log(), torch.ones_like(batch.depth_B)
         ).sum()
     terms = LossTerms(
-        reconstruction=-log_likelihood_B.sum(),
+        reconstruction=-log_likelihood,
         topics_kl=prior.topics_divergence(q.theta_loc_BK, q.theta_scale_BK, prior.sample(draws.prior)).sum(),
         depth_kl=depth_kl,
         prior_kl=prior.divergence() * share,

@@ -99,17 +99,18 @@ def test_a_minibatch_holds_the_rows_asked_for_in_that_order(tiny):
     batch = cells.batch(chosen)
     x = tiny.X.toarray()[chosen]
     assert batch.n_cells == 5
-    assert np.array_equal(batch.dense(7).numpy(), x)
+    assert np.array_equal(batch.counts_BG.numpy(), x)
     assert np.array_equal(batch.depth_B.numpy(), x.sum(1))
-    order = np.lexsort((batch.feature_M, batch.cell_M))
-    assert np.array_equal(order, np.arange(len(order)))
+    assert np.array_equal(batch.place_M.numpy(), np.flatnonzero(x))
+    assert np.array_equal(batch.feature_M.numpy(), np.nonzero(x)[1])
+    assert np.array_equal(batch.count_M.numpy(), x[x > 0])
     assert batch.covariates_BC.shape == batch.extra_BF.shape == (5, 0)
 
 
 def test_moving_a_minibatch_changes_only_the_floating_tensors(tiny):
     batch = read_cells(tiny).batch(np.arange(4)).to(torch.device("cpu"), torch.float64)
-    assert batch.cell_M.dtype == batch.feature_M.dtype == torch.int64
-    assert batch.count_M.dtype == batch.depth_B.dtype == batch.extra_BF.dtype == torch.float64
+    assert (batch.place_M.dtype, batch.feature_M.dtype) == (torch.int64, torch.int32)
+    assert batch.counts_BG.dtype == batch.count_M.dtype == batch.depth_B.dtype == batch.extra_BF.dtype == torch.float64
 
 
 def test_extra_features_follow_their_cells(tiny):
@@ -143,7 +144,7 @@ def test_an_epoch_shows_each_cell_at_most_once_in_an_order_of_its_seed(tiny):
 
 @pytest.mark.parametrize("size", [1, 5, 11, 12, 100])
 def test_reading_in_order_shows_every_cell_once(tiny, size):
-    x = np.concatenate([b.dense(7).numpy() for b in loaders.in_order(read_cells(tiny), size)])
+    x = np.concatenate([b.counts_BG.numpy() for b in loaders.in_order(read_cells(tiny), size)])
     assert np.array_equal(x, tiny.X.toarray())
 
 

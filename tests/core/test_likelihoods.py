@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from mira_core.data.counts import Batch
+from mira_core.models import likelihoods
 from mira_core.models.generative import OpenPeaks, _negative_binomial
-from mira_core.models.likelihoods import multinomial, negative_binomial
+from mira_core.nn.decoder import Linear
 from tests.helpers import make_network, read_cells
 
 FLOAT64 = torch.float64
@@ -17,12 +18,39 @@ FLOAT64 = torch.float64
 
 def batch_of(x: np.ndarray, dtype: torch.dtype = FLOAT64) -> Batch:
     """The minibatch of dense counts, made by hand."""
-    cell, feature = np.nonzero(x)
+    place = np.flatnonzero(x)
     none = torch.zeros(len(x), 0, dtype=dtype)
     return Batch(
-        torch.from_numpy(cell), torch.from_numpy(feature), torch.tensor(x[cell, feature], dtype=dtype),
-        torch.tensor(x.sum(1), dtype=dtype), none, none,
+        torch.from_numpy(place), torch.from_numpy(place % x.shape[1]), torch.tensor(x.ravel()[place], dtype=dtype),
+        torch.tensor(x.sum(1), dtype=dtype), none, none, x.shape[1],
     )  # fmt: skip
+
+
+def cells_of(batch: Batch) -> list[Batch]:
+    """Each cell of a minibatch as a minibatch of its own."""
+    return [batch_of(row[None], batch.depth_B.dtype) for row in batch.counts_BG.numpy()]
+
+
+def as_linear(logits_BG: torch.Tensor) -> Linear:
+    """The same numbers as a linear map of themselves."""
+    G = logits_BG.shape[1]
+    return Linear(logits_BG, torch.eye(G, dtype=logits_BG.dtype), logits_BG.new_zeros(G))
+
+
+def negative_binomial(
+    batch: Batch, log_mean_BG: torch.Tensor, log_r_G: torch.Tensor, logspace: bool = True
+) -> torch.Tensor:
+    """Log likelihood of each cell for any log mean: its log sum is the depth, and the rest log rho."""
+    return torch.stack([
+        likelihoods.negative_binomial(cell, as_linear(log_mean[None]), log_mean.logsumexp(0)[None], log_r_G, logspace)
+        for cell, log_mean in zip(cells_of(batch), log_mean_BG, strict=True)
+    ])  # fmt: skip
+
+
+def multinomial(batch: Batch, log_rho_BG: torch.Tensor) -> torch.Tensor:
+    """Log likelihood of each cell."""
+    cells = zip(cells_of(batch), log_rho_BG, strict=True)
+    return torch.stack([likelihoods.multinomial(cell, as_linear(log_rho[None])) for cell, log_rho in cells])
 
 
 def problem(seed: int = 0, B: int = 6, G: int = 9) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
@@ -105,9 +133,88 @@ def test_equals_the_distribution_of_the_generative_story(tiny, logspace):
     batch = cells.batch(np.arange(12)).to(torch.device("cpu"), FLOAT64)
     log_mean = torch.randn(12, 7, dtype=FLOAT64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        wanted = _negative_binomial(network, log_mean).log_prob(batch.dense(7))
+        wanted = _negative_binomial(network, log_mean).log_prob(batch.counts_BG)
         got = negative_binomial(batch, log_mean, network.log_dispersion_G, logspace)
     torch.testing.assert_close(got, wanted, rtol=1e-9, atol=0)
+
+
+def values_and_gradients(kind: str, x: np.ndarray, seed: int = 0) -> list[torch.Tensor]:
+    """Of a minibatch with two topics, something added that is not linear, and any depths."""
+    B, G = x.shape
+    generator = torch.Generator().manual_seed(seed)
+    given = [torch.randn(shape, generator=generator, dtype=FLOAT64) for shape in ((B, 2), (2, G), (G,), (B, G))]
+    more = [torch.randn(n, generator=generator, dtype=FLOAT64) + 2 for n in (B, G)] if kind != "multinomial" else []
+    inputs = [t.requires_grad_() for t in given + more]
+    function = likelihoods.multinomial if kind == "multinomial" else likelihoods.negative_binomial
+    options = [kind == "logits"] if more else []
+    total = function(batch_of(x), Linear(*inputs[:4]), *inputs[4:], *options)
+    with torch.no_grad():
+        again = function(batch_of(x), Linear(*inputs[:4]), *inputs[4:], *options)
+    assert torch.equal(total, again)
+    assert not again.requires_grad
+    return [total, *torch.autograd.grad(3 * total, inputs)]
+
+
+KINDS = ["logits", "probabilities", "multinomial"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_few_cells_at_a_time_give_what_all_at_once_give(kind, monkeypatch):
+    x = problem(B=7, G=9)[0]
+    x[3] = 0  # a chunk that begins with no counts
+    whole = values_and_gradients(kind, x)
+    for size in (1, 2, 3, 6):
+        monkeypatch.setattr(likelihoods, "CHUNK", 9 * size)
+        for a, b in zip(whole, values_and_gradients(kind, x), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_cells_sum_to_each_of_them(kind):
+    x, log_mean, log_r = problem()
+    profile = as_linear(log_mean)
+    if kind == "multinomial":
+        got, each = likelihoods.multinomial(batch_of(x), profile), multinomial(batch_of(x), log_mean)
+    else:
+        depth = log_mean.logsumexp(1)
+        got = likelihoods.negative_binomial(batch_of(x), profile, depth, log_r, kind == "logits")
+        each = negative_binomial(batch_of(x), log_mean, log_r, kind == "logits")
+    torch.testing.assert_close(got, each.sum(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_input_has_its_gradient(kind):
+    x = np.minimum(problem(B=3, G=4)[0], 20)
+    _, *gradients = values_and_gradients(kind, x)
+    B, G = x.shape
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(shape, generator=generator, dtype=FLOAT64) for shape in ((B, 2), (2, G), (G,), (B, G))]
+    inputs += [torch.randn(n, generator=generator, dtype=FLOAT64) + 2 for n in (B, G)][: len(gradients) - 4]
+
+    def plain(*inputs: torch.Tensor) -> torch.Tensor:
+        log_rho = (inputs[0] @ inputs[1] + inputs[2] + inputs[3]).log_softmax(1)
+        counts = torch.from_numpy(x).double()
+        if kind == "multinomial":
+            return (counts * log_rho).sum()
+        logits = inputs[4][:, None] + log_rho - inputs[5]
+        return torch.distributions.NegativeBinomial(inputs[5].exp(), logits=logits).log_prob(counts).sum()
+
+    inputs = [t.requires_grad_() for t in inputs]
+    wanted = torch.autograd.grad(3 * plain(*inputs), inputs)
+    for a, b in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("small", [1, 2, 8, 50])
+def test_log_gammas_by_counting_equal_log_gammas(small, monkeypatch):
+    monkeypatch.setattr(likelihoods, "SMALL_COUNTS", small)
+    x, _, log_r = problem(B=20, G=9)
+    batch, log_r = batch_of(x), log_r.requires_grad_()
+    r, count = log_r.exp()[batch.feature_M], batch.count_M
+    wanted = (torch.lgamma(count + r) - torch.lgamma(r) - torch.lgamma(count + 1)).sum()
+    total, slope = likelihoods._count_terms(batch, log_r.detach(), True)
+    torch.testing.assert_close(total, wanted, rtol=1e-12, atol=0)
+    torch.testing.assert_close(slope, torch.autograd.grad(wanted, log_r)[0], rtol=1e-10, atol=1e-12)
 
 
 def test_cells_are_independent():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 
@@ -13,12 +14,13 @@ import scipy.special
 import scipy.stats
 import torch
 from pyro.distributions import Beta, Gamma, LogNormal
+from torch import nn
 
 from mira_core import options as opt
 from mira_core.data.statistics import Statistics, learn
 from mira_core.models.generative import PseudocountPosterior, StickPosterior, StickPrior
 from mira_core.nn import blocks
-from mira_core.nn.decoder import TechnicalDecoder, log_cosh, normalise_aside
+from mira_core.nn.decoder import TechnicalDecoder, log_cosh, normalise_aside, normalised
 from mira_core.nn.dependence import Dependence
 from mira_core.nn.encoders import DevianceResiduals, ExpressionEncoder
 from mira_core.nn.prior import (
@@ -608,7 +610,9 @@ def plain_posterior(network, open_BE: np.ndarray, batch) -> np.ndarray:
         mean = plain_norm(mean, encoder.norm)
         h = plain_layers(np.concatenate([mean, *plain_told(open_BE, batch)], 1), encoder.blocks)
         return plain_layers(h + mean if encoder.skip else h, encoder.out)
-    idf, projection = encoder.idf_E.numpy(), encoder.projection_ER.numpy()
+    by_peak = encoder.by_peak_ER.numpy()
+    idf = np.sqrt(by_peak[:, -2])
+    projection = by_peak[:, :-2] / idf[:, None]
     x = np.zeros((len(open_BE), projection.shape[1]))
     for i, row in enumerate(open_BE):
         tf_idf = row / max(row.sum(), 1) * idf
@@ -651,7 +655,7 @@ def test_the_mean_embedding_of_a_cell_without_open_peaks_is_zero():
     table = blocks.PeakEmbedding(5, 3)
     blocks.initialise(table, torch.Generator().manual_seed(0))
     open_BE = torch.tensor([[0.0] * 5, [0, 1, 0, 0, 0], [1, 1, 0, 0, 1]])
-    got = table(open_BE)
+    got = table(open_BE, open_BE.sum(1))
     assert (got[0] == 0).all()
     assert torch.equal(got[1], table.weight[1])
     torch.testing.assert_close(got[2], table.weight[[0, 1, 4]].mean(0))
@@ -684,7 +688,7 @@ def technical_case(seed: int = 0) -> tuple[TechnicalDecoder, torch.Tensor, torch
 def test_technical_effects_start_at_zero():
     decoder, theta, covariates = technical_case()
     assert (decoder.signal(theta, covariates) == 0).all()
-    assert (decoder.signal(theta, covariates, aside=True) == 0).all()
+    assert (decoder.linear(theta, covariates, aside=True).dense() == 0).all()
     assert (decoder.eval().signal(theta, covariates) == 0).all()
 
 
@@ -712,7 +716,7 @@ def test_technical_effects_equal_the_formula(training):
     gamma = np.linspace(-1, 2, 7)
     wanted = gamma * plain_norm(out, decoder.norm) - np.log(np.cosh(gamma))
     for aside in (True, False):
-        got = decoder.signal(theta, covariates, aside=aside).detach()
+        got = decoder.linear(theta, covariates, aside=aside).dense().detach()
         np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-9)
 
 
@@ -746,8 +750,8 @@ def test_signals_for_the_penalty_leave_no_trace_in_the_network():
     before = {k: v.clone() for k, v in network.state_dict().items()}
     biological, technical = network.signals(theta, covariates)
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
-    torch.testing.assert_close(biological, network.decoder.signal(theta))
-    torch.testing.assert_close(technical, network.technical.signal(theta, covariates))
+    torch.testing.assert_close(biological.dense(), network.decoder.signal(theta))
+    torch.testing.assert_close(technical.dense(), network.technical.signal(theta, covariates))
 
 
 def test_masked_technical_effects_are_zero_and_the_others_as_they_were():
@@ -756,11 +760,44 @@ def test_masked_technical_effects_are_zero_and_the_others_as_they_were():
     theta = torch.rand(40, 3, dtype=FLOAT64, generator=torch.Generator().manual_seed(0)).softmax(1)
     covariates = cells.batch(np.arange(40)).to(CPU, FLOAT64).covariates_BC
     network.use_generator(torch.Generator().manual_seed(1))
-    got = network.log_frequencies(theta, covariates)
-    kept = torch.empty(40, 7, dtype=FLOAT64).bernoulli_(0.6, generator=torch.Generator().manual_seed(1))
-    assert kept.mean().item() == pytest.approx(0.6, abs=0.1)
-    logits = network.decoder.base_G + network.decoder.signal(theta) + kept * network.technical.signal(theta, covariates)
-    torch.testing.assert_close(got, logits.log_softmax(1))
+    got = network.profile(theta, covariates).dense()
+    technical = network.technical.signal(theta, covariates)
+    shown = got - network.decoder.base_G - network.decoder.signal(theta)
+    kept = shown.abs() > 1e-12
+    assert kept.double().mean().item() == pytest.approx(0.6, abs=0.1)
+    torch.testing.assert_close(shown, kept * technical)
+    network.use_generator(torch.Generator().manual_seed(1))
+    torch.testing.assert_close(network.log_frequencies(theta, covariates), got.log_softmax(1))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("family", ["expression", "CODAL"])
+def test_the_fast_profile_and_its_running_statistics_are_those_of_the_plain_way(family, training):
+    cells = read_cells(with_columns(make_cells(12, 7)), **FAMILIES[family])
+    network = make_network(cells, **FAMILIES[family]).train(training)
+    theta = torch.rand(12, 3, dtype=FLOAT64, generator=torch.Generator().manual_seed(0)).softmax(1)
+    covariates = cells.batch(np.arange(12)).to(CPU, FLOAT64).covariates_BC
+    apart = copy.deepcopy(network)
+    got, wanted = network.profile(theta, covariates), apart.log_frequencies(theta, covariates)
+    torch.testing.assert_close(got.dense().log_softmax(1), wanted)
+    assert got.rest_BG is None
+    assert got.x_BJ.shape[1] == (3 if family == "expression" else 7)
+    after = apart.state_dict()
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, after[name], msg=name)
+
+
+def test_variances_hold_where_topics_hardly_differ():
+    """In single precision, as well as a batch normalisation holds them."""
+    generator = torch.Generator().manual_seed(0)
+    theta = torch.rand(64, 5, generator=generator, dtype=FLOAT64).softmax(1)
+    weight = 3 + 1e-2 * torch.randn(5, 20, generator=generator, dtype=FLOAT64)
+    layer, norm = nn.Linear(5, 20, bias=False), nn.BatchNorm1d(20, eps=1e-12)
+    layer.weight = nn.Parameter(weight.T.float())
+    wanted = torch.nn.functional.batch_norm(theta @ weight, None, None, training=True, eps=1e-12)
+    plain = norm(layer(theta.float()))
+    got = normalised(theta.float(), layer, norm).dense()
+    assert (got - wanted).abs().max() < 2 * (plain - wanted).abs().max() + 1e-6
 
 
 def test_statistics_cannot_be_reassigned():

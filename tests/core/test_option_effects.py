@@ -317,9 +317,9 @@ def test_the_parameterisation_changes_the_path_and_not_the_value(few, monkeypatc
     paths = []
     honest = objective.negative_binomial
 
-    def watch(batch, log_mean_BG, log_dispersion_G, logspace=True):
+    def watch(batch, profile, log_depth_B, log_dispersion_G, logspace=True):
         paths.append(logspace)
-        return honest(batch, log_mean_BG, log_dispersion_G, logspace)
+        return honest(batch, profile, log_depth_B, log_dispersion_G, logspace)
 
     monkeypatch.setattr(objective, "negative_binomial", watch)
     told = {}
