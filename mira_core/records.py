@@ -72,7 +72,10 @@ class EpochRecord(_Record):
     cells_per_second
         Cells seen over wall time.
     waiting
-        Share of the epoch's time that went into making minibatches.
+        Share of the epoch's time in which the model waited for minibatches.
+    device_use
+        Share of the device that was used: of a CPU the time of its threads, of a GPU what its driver tells; NaN if
+        nobody knows.
     """
 
     kind: ClassVar[str] = "epoch"
@@ -89,6 +92,7 @@ class EpochRecord(_Record):
     waiting: float
     dependence: float = 0.0
     dependence_weight: float = 0.0
+    device_use: float = math.nan
 
 
 Record = StepRecord | EpochRecord

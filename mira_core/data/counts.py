@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from .covariates import Coding
-from .file_array import FileArray
+from .file_array import StoredRows
 
 if TYPE_CHECKING:  # who only reads data, as the dashboard does, need not wait for torch
     import torch
@@ -29,39 +29,72 @@ class Batch:
 
     Attributes
     ----------
-    place_M : int64
-        Where the non-zero counts stand in a B x G array, row by row, in ascending order.
+    edges_B1 : int64
+        Where each cell's non-zeros begin, and where the last one's end; B + 1.
     feature_M : int32
-        Their features.
+        The features of the non-zeros, ordered by cell and then by feature.
     count_M : float
         The non-zero counts.
-    depth_B : float
-        Counts of each cell over the modelled features.
     covariates_BC, extra_BF : float
         Technical covariates, and extra features for the encoder.
     n_features
         G.
+
+    The non-zeros are None where only the dense counts are known.
     """
 
-    place_M: torch.Tensor
-    feature_M: torch.Tensor
-    count_M: torch.Tensor
-    depth_B: torch.Tensor
+    edges_B1: torch.Tensor | None
+    feature_M: torch.Tensor | None
+    count_M: torch.Tensor | None
     covariates_BC: torch.Tensor
     extra_BF: torch.Tensor
     n_features: int
 
+    @classmethod
+    def of_counts(cls, counts_BG: torch.Tensor, covariates_BC: torch.Tensor, extra_BF: torch.Tensor) -> Batch:
+        """Make a minibatch of which only the dense counts are known, as a device assembles it."""
+        batch = cls(None, None, None, covariates_BC, extra_BF, counts_BG.shape[1])
+        batch.__dict__["counts_BG"] = counts_BG
+        return batch
+
     @property
     def n_cells(self) -> int:
         """Number of cells, B."""
-        return len(self.depth_B)
+        return len(self.covariates_BC)
+
+    @cached_property
+    def place_M(self) -> torch.Tensor:
+        """Where the non-zeros stand in a B x G array, row by row."""
+        import torch
+
+        edges_B1, feature_M, _ = self._nonzeros()
+        row_B = torch.arange(self.n_cells, device=edges_B1.device)
+        return torch.repeat_interleave(row_B * self.n_features, edges_B1.diff()) + feature_M
 
     @cached_property
     def counts_BG(self) -> torch.Tensor:
         """All the counts, B x G. At the densities of these data, arithmetic with zeros costs less than indices."""
-        counts = self.count_M.new_zeros(self.n_cells * self.n_features)
-        counts[self.place_M] = self.count_M
-        return counts.view(self.n_cells, self.n_features)
+        import torch
+
+        shape = (self.n_cells, self.n_features)
+        edges_B1, feature_M, count_M = self._nonzeros()
+        if count_M.device.type == "cpu":
+            csr = (count_M.numpy(), feature_M.numpy(), edges_B1.numpy())
+            return torch.from_numpy(sp.csr_array(csr, shape=shape).toarray())
+        counts = count_M.new_zeros(shape)
+        counts.view(-1)[self.place_M] = count_M
+        return counts
+
+    def _nonzeros(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        assert self.edges_B1 is not None
+        assert self.feature_M is not None
+        assert self.count_M is not None
+        return self.edges_B1, self.feature_M, self.count_M
+
+    @cached_property
+    def depth_B(self) -> torch.Tensor:
+        """Counts of each cell over the modelled features, B."""
+        return self.counts_BG.sum(1)
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Batch:
         """Move to a device; floating tensors take `dtype`, single precision if none is given."""
@@ -72,10 +105,8 @@ class Batch:
         def moved(t: torch.Tensor) -> torch.Tensor:
             return t.to(device, dtype if t.is_floating_point() else None, non_blocking=True)
 
-        return Batch(
-            moved(self.place_M), moved(self.feature_M), moved(self.count_M), moved(self.depth_B),
-            moved(self.covariates_BC), moved(self.extra_BF), self.n_features,
-        )  # fmt: skip
+        edges_B1, feature_M, count_M = (moved(t) for t in self._nonzeros())
+        return Batch(edges_B1, feature_M, count_M, moved(self.covariates_BC), moved(self.extra_BF), self.n_features)
 
 
 class CountMatrix:
@@ -83,24 +114,16 @@ class CountMatrix:
 
     Parameters
     ----------
-    starts, lengths
-        Where each cell's non-zeros begin, and how many they are; N.
-    indices, values
-        Feature and count of the non-zeros, sorted by feature within a cell, without zeros or repeats.
-    n_features
-        G.
+    stored
+        The counts, in each row sorted by feature, without zeros or repeats.
+    cells
+        Which rows, and in which order; None: all of them.
     """
 
-    def __init__(
-        self,
-        starts: np.ndarray,
-        lengths: np.ndarray,
-        indices: np.ndarray | FileArray,
-        values: np.ndarray | FileArray,
-        n_features: int,
-    ) -> None:
-        self.starts, self.lengths, self.indices, self.values = starts, lengths, indices, values
-        self.shape = (len(starts), n_features)
+    def __init__(self, stored: sp.csr_array | StoredRows, cells: np.ndarray | None = None) -> None:
+        self.stored = stored
+        self.cells = np.arange(stored.shape[0]) if cells is None else cells
+        self.shape = (len(self.cells), stored.shape[1])
 
     @classmethod
     def from_scipy(cls, matrix: sp.csr_array) -> CountMatrix:
@@ -112,56 +135,56 @@ class CountMatrix:
         m = sp.csr_array(matrix, dtype=np.float32, copy=True)
         m.sum_duplicates()
         m.eliminate_zeros()
-        indptr = m.indptr.astype(np.int64)
-        return cls(indptr[:-1], np.diff(indptr), m.indices.astype(np.int32), m.data, m.shape[1])
+        if m.nnz < 2**31:
+            m.indices, m.indptr = m.indices.astype(np.int32, copy=False), m.indptr.astype(np.int32, copy=False)
+        return cls(m)
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether the counts are read from the disk whenever they are asked for."""
+        return isinstance(self.stored, StoredRows)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Non-zeros of each cell, N."""
+        indptr = self.stored.indptr
+        return (indptr[self.cells + 1] - indptr[self.cells]).astype(np.int64)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def take(self, cells: np.ndarray) -> CountMatrix:
         """Return some of the cells, without copying their counts."""
-        return CountMatrix(self.starts[cells], self.lengths[cells], self.indices, self.values, self.shape[1])
+        return CountMatrix(self.stored, self.cells[cells])
 
     def depths(self) -> np.ndarray:
         """Return the counts of each cell, float64, N."""
-        parts = [np.bincount(row, weights=count, minlength=n) for n, row, _, count in self._chunks()]
+        # in double precision, which a sum of single ones would not have
+        parts = [
+            np.add.reduceat(np.append(m.data, 0.0), m.indptr[:-1]) * (np.diff(m.indptr) > 0) for m in self.csr_chunks()
+        ]
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def feature_totals(self) -> np.ndarray:
         """Return the counts of each feature, float64, G."""
         total = np.zeros(self.shape[1])
-        for _, _, feature, count in self._chunks():
-            total += np.bincount(feature, weights=count, minlength=self.shape[1])
+        for m in self.csr_chunks():
+            total += np.bincount(m.indices, weights=m.data, minlength=self.shape[1])
         return total
 
-    def _chunks(self) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+    def rows(self, cells: np.ndarray) -> sp.csr_array:
+        """Return some of the cells (row numbers) in memory, single precision."""
+        return self.stored[self.cells[cells]]
+
+    def csr_chunks(self) -> Iterator[sp.csr_array]:
+        """Yield the counts as CSR arrays of some hundred thousand non-zeros each, in order."""
         ends = np.cumsum(self.lengths)
         start = 0
         while start < len(self):
             before = ends[start - 1] if start else 0
             end = max(start + 1, int(np.searchsorted(ends, before + CHUNK, side="right")))
-            yield end - start, *self.rows(np.arange(start, end))
+            yield self.rows(np.arange(start, end))
             start = end
-
-    def rows(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return row within `cells`, feature and count of every non-zero of these cells, gathered at once."""
-        n = self.lengths[cells]
-        starts = self.starts[cells]
-        row = np.repeat(np.arange(len(cells)), n)
-        if isinstance(self.indices, FileArray):
-            feature = self.indices.gather(starts, n)
-        else:
-            at = np.arange(len(row))
-            at += np.repeat(starts - (np.cumsum(n) - n), n)
-            feature = self.indices.take(at)
-        count = self.values.gather(starts, n) if isinstance(self.values, FileArray) else self.values.take(at)
-        return row, feature, count
-
-    def csr_chunks(self) -> Iterator[sp.csr_array]:
-        """Yield the counts as CSR arrays of some hundred thousand non-zeros each, in order."""
-        for n, row, feature, count in self._chunks():
-            indptr = np.append(0, np.cumsum(np.bincount(row, minlength=n)))
-            yield sp.csr_array((count, feature, indptr), shape=(n, self.shape[1]))
 
     def to_csr(self) -> sp.csr_array:
         """Return the counts as one CSR array, in memory."""
@@ -205,10 +228,10 @@ class Cells:
         """Assemble the minibatch of these cells (row numbers)."""
         import torch
 
-        row, feature, count = self.counts.rows(cells)
-        n_features = self.counts.shape[1]
-        depth = np.bincount(row, weights=count, minlength=len(cells)).astype(np.float32)
-        row *= n_features
-        row += feature
-        arrays = (row, feature, count, depth, self.covariates[cells], self.extra[cells])
-        return Batch(*map(torch.from_numpy, arrays), n_features)
+        m = self.counts.rows(cells)
+        edges, features = m.indptr.astype(np.int64), m.indices.astype(np.int32, copy=False)
+        covariates, extra = self.covariates[cells], self.extra[cells]
+        edges_B1, feature_M, count_M, covariates_BC, extra_BF = (
+            torch.from_numpy(a) for a in (edges, features, m.data, covariates, extra)
+        )
+        return Batch(edges_B1, feature_M, count_M, covariates_BC, extra_BF, m.shape[1])

@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse as sp
 
 
 class FileArray:
@@ -55,3 +56,29 @@ class FileArray:
             if not n:
                 raise OSError(f"{self._file.name} ends too early; was it changed?")
             done += n
+
+
+class StoredRows:
+    """Compressed sparse rows on the disk, of which some are read as scipy would index them.
+
+    Parameters
+    ----------
+    indptr
+        Where each row begins, and where the last one ends.
+    indices, values
+        Column and value of each non-zero.
+    n_columns
+        Columns in all.
+    """
+
+    def __init__(self, indptr: np.ndarray, indices: FileArray, values: FileArray, n_columns: int) -> None:
+        self.indptr, self.indices, self.values = indptr, indices, values
+        self.shape = (len(indptr) - 1, n_columns)
+
+    def __getitem__(self, rows: np.ndarray) -> sp.csr_array:
+        """Read some rows."""
+        starts = self.indptr[rows]
+        lengths = self.indptr[rows + 1] - starts
+        values, indices = (a.gather(starts, lengths) for a in (self.values, self.indices))
+        edges = np.append(0, np.cumsum(lengths))
+        return sp.csr_array((values, indices, edges), shape=(len(rows), self.shape[1]))

@@ -31,7 +31,7 @@ from . import anndata_io
 from .anndata_io import Selection, StreamedCounts
 from .counts import Cells, CountMatrix
 from .covariates import Coding, GetColumn, learn_coding
-from .file_array import FileArray
+from .file_array import FileArray, StoredRows
 
 FORMAT = 1
 MANIFEST = "dataset.json"
@@ -91,8 +91,7 @@ class OnDiskDataset:
         """Return the counts, which stay on the disk until they are asked for."""
         starts = np.fromfile(self.path / "starts.i64", np.int64)
         indices, values = (FileArray(self.path / name, np.dtype(FILES[name])) for name in ("indices.i32", "values.f32"))
-        matrix = CountMatrix(starts[:-1], np.diff(starts), indices, values, self.manifest["n_features"])
-        return matrix if self.rows is None else matrix.take(self.rows)
+        return CountMatrix(StoredRows(starts, indices, values, self.manifest["n_features"]), self.rows)
 
     def selection(self) -> Selection:
         """Return the features it was written with."""

@@ -27,7 +27,9 @@ from ..nn.network import TopicNetwork
 from ..records import from_dict
 from .fitted import Fitted
 
-FORMAT = 2
+FORMAT = 3
+# Up to format 2 files held what follows from which features the encoder sees.
+_DERIVED = ("position_G", "at_zero_E")
 _ARRAYS = ("mean_profile", "endogenous_share")
 _LSI = ("idf", "components", "deviations")
 
@@ -103,7 +105,9 @@ def _build(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Fitted:
     )
     network = TopicNetwork(options, endogenous, statistics, len(coding.names), len(coding.extra))
     prefix = "network."
-    network.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    network.load_state_dict({
+        k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix) and not k.endswith(_DERIVED)
+    })  # fmt: skip
     network.eval()
     return Fitted(
         network, np.array(header["features"], dtype=str), endogenous, coding, statistics, given, options,

@@ -43,12 +43,12 @@ def negative_binomial(
     logspace
         Whether, at the non-zeros, m / (m + r) is taken by logits, which is more stable, or by probabilities.
     """
-    return _NegativeBinomial.apply(*profile, log_depth_B, log_dispersion_G, batch, logspace, torch.is_grad_enabled())  # type: ignore[no-any-return]
+    return _NegativeBinomial.apply(*profile, log_depth_B, log_dispersion_G, batch, logspace, torch.is_grad_enabled())
 
 
 def multinomial(batch: Batch, profile: Linear) -> torch.Tensor:
     """Log likelihood of all open peaks: of each cell log Gamma(#open + 1) + the sum of log rho over them."""
-    return _Multinomial.apply(*profile, batch, torch.is_grad_enabled())  # type: ignore[no-any-return]
+    return _Multinomial.apply(*profile, batch, torch.is_grad_enabled())
 
 
 class _Gradients:
@@ -111,30 +111,30 @@ class _NegativeBinomial(torch.autograd.Function):
             x_BG = batch.counts_BG[cells]
             rho_BG, log_denominator_B = _softmax(logits_BG)
             odds_BG = (rho_BG * depth_B[cells, None]).mul_(inverse_G)  # m / r
-            log_failure_BG = -odds_BG.log1p()
+            log1p_odds_BG = odds_BG.log1p()
             # x log(m / (m + r)), where log m = logits + something of the cell
             if logspace:
                 shift_B = log_depth_B[cells] - log_denominator_B
-                total += _dot(x_BG, logits_BG) + torch.dot(x_BG.sum(1), shift_B) + _dot(x_BG, log_failure_BG)
+                total += _dot(x_BG, logits_BG) + torch.dot(batch.depth_B[cells], shift_B) - _dot(x_BG, log1p_odds_BG)
                 total -= torch.dot(x_BG.sum(0), log_dispersion_G)
             else:
                 success_BG = (odds_BG / (odds_BG + 1)).clamp_(min=torch.finfo(odds_BG.dtype).tiny)
                 total += torch.xlogy(x_BG, success_BG).sum()
-            column_G = log_failure_BG.sum(0)
-            total += torch.dot(r_G, column_G)
+            column_G = log1p_odds_BG.sum(0)
+            total -= torch.dot(r_G, column_G)
             if gradients is None:
                 continue
             # by log m: x - (x + r) m / (m + r)
             by_log_mean_BG = torch.addcdiv(x_BG, (x_BG + r_G).mul_(odds_BG), odds_BG + 1, value=-1)
             by_depth_B[cells] = by_log_mean_BG.sum(1)
-            by_dispersion_G += r_G * column_G - by_log_mean_BG.sum(0)
+            by_dispersion_G -= r_G * column_G + by_log_mean_BG.sum(0)
             gradients.add(cells, by_log_mean_BG.addcmul_(rho_BG, by_depth_B[cells, None], value=-1))
         if gradients is not None:
             ctx.save_for_backward(*gradients.all(), by_depth_B, by_dispersion_G)
         return total
 
     @staticmethod
-    def backward(ctx: Any, by_total: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, by_total: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         return *(t if t is None else t * by_total for t in ctx.saved_tensors), None, None, None
 
 
@@ -147,20 +147,20 @@ def _count_terms(
     x, and what is left of large counts starts at r + SMALL_COUNTS.
     """
     r_G = log_dispersion_G.exp()
-    if r_G.device.type != "cpu":  # a device takes log-gammas faster than it counts
+    x, feature = batch.count_M, batch.feature_M
+    if x is None or feature is None or r_G.device.type != "cpu":  # a GPU takes log-gammas faster than it counts
         y_BG = batch.counts_BG
         total = (torch.lgamma(y_BG + r_G) - torch.lgamma(r_G) - torch.lgamma(y_BG + 1)).sum()
         return total, (torch.digamma(y_BG + r_G) - torch.digamma(r_G)).sum(0) * r_G
-    x, feature = batch.count_M, batch.feature_M
     G, S = len(r_G), SMALL_COUNTS
     counted = torch.bincount(x.clamp(max=S).long().mul_(G).add_(feature), minlength=(S + 1) * G)
     with_x_SG = counted.view(S + 1, G)[1:].to(r_G.dtype)  # how many non-zeros are 1, 2, ..., at least S
-    above_SG = with_x_SG.flip(0).cumsum(0).flip(0)
+    above_SG = r_G.new_ones(S, S).triu_() @ with_x_SG
     steps_SG = r_G + torch.arange(S, dtype=r_G.dtype)[:, None]
     factorials_S = torch.lgamma(torch.arange(2, S + 2, dtype=r_G.dtype))
     total = (above_SG * steps_SG.log()).sum() - torch.dot(with_x_SG.sum(1), factorials_S)
     slope_G = (above_SG / steps_SG).sum(0)
-    large = (x > S).nonzero()[:, 0]
+    large = torch.nonzero(x > S)[:, 0]
     if len(large):
         x, feature = x[large], feature[large]
         from_M = r_G[feature] + S
@@ -188,5 +188,5 @@ class _Multinomial(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, by_total: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, by_total: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         return *(t if t is None else t * by_total for t in ctx.saved_tensors), None, None

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,46 +26,65 @@ class Dropout(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply to any shape."""
-        if not self.training or self.p == 0:
-            return x
-        return x * self._kept(x).div_(1 - self.p)
+        return self._drop(x, 1 / (1 - self.p))
 
     def hide(self, x: torch.Tensor) -> torch.Tensor:
         """Zero entries without scaling the others."""
-        return x * self._kept(x) if self.training and self.p else x
+        return self._drop(x, 1.0)
 
-    def hide_among(self, x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """Zero entries of a contiguous array whose non-zeros stand at the given places."""
+    def hide_among(self, x: torch.Tensor, places: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Zero entries of an array without gradients, whose non-zeros stand at the given places."""
         if not self.training or self.p == 0:
             return x
         if x.device.type != "cpu":
             return self.hide(x)
         out = x.clone()
-        out.view(-1)[places[self._hidden_places(len(places))]] = 0
+        at = places()
+        out.view(-1)[at[self._hidden_places(len(at))]] = 0
         return out
 
-    def _kept(self, x: torch.Tensor) -> torch.Tensor:
+    def _drop(self, x: torch.Tensor, scale: float) -> torch.Tensor:
+        if not self.training or self.p == 0:
+            return x
         if x.device.type == "cpu" and self.p < 0.5:
-            kept = torch.ones_like(x, memory_format=torch.contiguous_format)
-            kept.view(-1)[self._hidden_places(x.numel())] = 0
-            return kept
-        return torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator)
+            return _Zeroed.apply(x, self._hidden_places(x.numel()), scale)
+        return x * torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator).mul_(scale)
 
     def _hidden_places(self, n: int) -> torch.Tensor:
         """Draw which of n numbers are hidden, by the gaps between them: far fewer draws than one for each."""
         expected = n * self.p
         size = int(expected + 6 * math.sqrt(expected)) + 8
-        places = torch.zeros(0, dtype=torch.float64)
-        last = -1.0
-        while last < n:
-            gaps = torch.empty(size, dtype=torch.float64).geometric_(self.p, generator=self.generator)
-            more = gaps.cumsum(0) + last
-            places, last = torch.cat([places, more]), float(more[-1])
-        return places[: int(torch.searchsorted(places, n))].long()
+        places = self._gaps(size).cumsum_(0).sub_(1)
+        while places[-1] < n:
+            places = torch.cat([places, self._gaps(size).cumsum_(0).add_(places[-1])])
+        return places[: int((places < n).sum())].long()
+
+    def _gaps(self, size: int) -> torch.Tensor:
+        return torch.empty(size, dtype=torch.float64).geometric_(self.p, generator=self.generator)
 
     def extra_repr(self) -> str:
         """Show the rate."""
         return f"p={self.p}"
+
+
+class _Zeroed(torch.autograd.Function):
+    """x times a scale, with zeros at some places."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, places: torch.Tensor, scale: float) -> torch.Tensor:
+        ctx.save_for_backward(places)
+        ctx.scale = scale
+        return _zeroed(x, places, scale)
+
+    @staticmethod
+    def backward(ctx: Any, by_out: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return _zeroed(by_out, ctx.saved_tensors[0], ctx.scale), None, None
+
+
+def _zeroed(x: torch.Tensor, places: torch.Tensor, scale: float) -> torch.Tensor:
+    out = torch.mul(x, scale, out=torch.empty(x.shape, dtype=x.dtype))
+    out.view(-1)[places] = 0
+    return out
 
 
 def linear(n_in: int, n_out: int, bias: bool = False) -> nn.Linear:
@@ -105,9 +126,14 @@ class SpectralLinear(nn.Linear):
         self.register_buffer("v", torch.empty(n_in))
 
     @torch.no_grad()
-    def _iterate(self) -> None:
-        self.v.copy_(F.normalize(self.weight.T @ self.u, dim=0))
-        self.u.copy_(F.normalize(self.weight @ self.v, dim=0))
+    def _iterate(self) -> tuple[torch.Tensor, torch.Tensor]:
+        v = torch.mv(self.weight.T, self.u)
+        v /= v.norm()
+        u = torch.mv(self.weight, v)
+        u /= u.norm()
+        self.v.copy_(v)
+        self.u.copy_(u)
+        return u, v
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw the vectors of the power iteration, and bring them near the singular vectors."""
@@ -118,10 +144,8 @@ class SpectralLinear(nn.Linear):
 
     def largest(self) -> torch.Tensor:
         """Return the largest singular value, after one more iteration while training."""
-        if self.training:
-            self._iterate()
-        # copies: the buffers change before the backward pass when the layer is used twice in a step
-        return self.u.clone() @ (self.weight @ self.v.clone())
+        u, v = self._iterate() if self.training else (self.u, self.v)
+        return u @ (self.weight @ v)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the scaled weight."""

@@ -42,7 +42,8 @@ class Linear(NamedTuple):
 
     def detach(self) -> Linear:
         """Return the same without gradients."""
-        return Linear(*(t if t is None else t.detach() for t in self))
+        rest_BG = None if self.rest_BG is None else self.rest_BG.detach()
+        return Linear(self.x_BJ.detach(), self.weight_JG.detach(), self.bias_G.detach(), rest_BG)
 
 
 class Decoder(nn.Module):
@@ -135,46 +136,61 @@ class TechnicalDecoder(nn.Module):
 
 def normalised(x_BJ: torch.Tensor, layer: nn.Linear, norm: nn.BatchNorm1d, *, aside: bool = False) -> Linear:
     """Return norm(layer(x)) as a linear map of x; `aside` leaves the running statistics as they are."""
-    weight_JG = layer.weight.T
-    shift_G = norm.bias
-    if norm.training:
-        mean_J = x_BJ.mean(0)
-        mean_G, variance_G = mean_J @ weight_JG, _Variance.apply(x_BJ - mean_J, weight_JG)
+    weight_JG: torch.Tensor = layer.weight.T
+    if norm.training:  # a bias of the layer moves its mean alike, and is taken off again
+        weight_JG, shift_G, mean_G, variance_G = _Standardised.apply(x_BJ, weight_JG, norm.eps)
         if not aside:
             _follow(norm, mean_G if layer.bias is None else mean_G + layer.bias, variance_G, len(x_BJ))
     else:
-        mean_G, variance_G = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
-        mean_G = mean_G if layer.bias is None else mean_G - layer.bias
-    # a bias of the layer moves its mean alike, so it is taken off again
-    scale_G = (variance_G + norm.eps).rsqrt()
-    if norm.affine:
-        scale_G = scale_G * norm.weight
-    bias_G = -mean_G * scale_G
-    return Linear(x_BJ, weight_JG * scale_G, bias_G if shift_G is None else shift_G + bias_G)
+        inverse_G = (norm.get_buffer("running_var") + norm.eps).rsqrt()
+        shift_G = -norm.get_buffer("running_mean")
+        if layer.bias is not None:
+            shift_G = shift_G + layer.bias
+        weight_JG, shift_G = weight_JG * inverse_G, shift_G * inverse_G
+    if not norm.affine:
+        return Linear(x_BJ, weight_JG, shift_G)
+    return Linear(x_BJ, weight_JG * norm.weight, shift_G * norm.weight + norm.bias)
 
 
-class _Variance(torch.autograd.Function):
-    """Mean square of the columns of c W, with c = Q R: that of R W, which has J rows in place of B.
+class _Standardised(torch.autograd.Function):
+    """W / s and -m / s with the means m and standard deviations s of the columns of x W over the cells.
 
-    As quadratic forms of c'c these would be cheaper still, but lose half of the digits where topics hardly differ.
+    The variance is the mean square of the columns of c W, with c = x - mean(x). With c = Q R it is that of R W, which
+    has J rows in place of B. As a quadratic form of c'c it would be cheaper still, but lose half of the digits where
+    topics hardly differ. Means and variances are given too, without gradients.
     """
 
     @staticmethod
-    def forward(ctx: Any, centred_BJ: torch.Tensor, weight_JG: torch.Tensor) -> torch.Tensor:
-        n, J = centred_BJ.shape
-        scaled = centred_BJ / math.sqrt(n)
-        q, r = torch.linalg.qr(scaled) if n > J and scaled.device.type == "cpu" else (None, scaled)
+    def forward(ctx: Any, x_BJ: torch.Tensor, weight_JG: torch.Tensor, eps: float) -> tuple[torch.Tensor, ...]:
+        n, J = x_BJ.shape
+        mean_J = x_BJ.mean(0)
+        centred = (x_BJ - mean_J).mul_(n**-0.5)
+        q, r = torch.linalg.qr(centred) if n > J and centred.device.type == "cpu" else (None, centred)
         rw = r @ weight_JG
+        variance_G, mean_G = rw.square().sum(0), mean_J @ weight_JG
+        inverse_G = (variance_G + eps).rsqrt_()
+        scaled_JG, shift_G = weight_JG * inverse_G, -mean_G * inverse_G
+        ctx.save_for_backward(weight_JG, scaled_JG, shift_G, inverse_G, rw, r, q, mean_J)
+        ctx.mark_non_differentiable(mean_G, variance_G)
         ctx.n = n
-        ctx.save_for_backward(weight_JG, rw, r, q)
-        return rw.square().sum(0)
+        return scaled_JG, shift_G, mean_G, variance_G
 
     @staticmethod
-    def backward(ctx: Any, by_variance_G: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
-        weight_JG, rw, r, q = ctx.saved_tensors
-        by_rw = rw * (2 * by_variance_G)
+    def backward(
+        ctx: Any, by_scaled_JG: torch.Tensor, by_shift_G: torch.Tensor, *_: Any
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
+        weight_JG, scaled_JG, shift_G, inverse_G, rw, r, q, mean_J = ctx.saved_tensors
+        # d s^-1 / d variance = -s^-3 / 2
+        through_G = (by_scaled_JG * scaled_JG).sum(0).addcmul_(by_shift_G, shift_G).mul_(inverse_G.square())
+        by_rw = rw.mul(-through_G)
         by_r = by_rw @ weight_JG.T
-        return (by_r if q is None else q @ by_r) / math.sqrt(ctx.n), r.T @ by_rw
+        by_mean_G = by_shift_G * -inverse_G
+        by_mean_J = weight_JG @ by_mean_G
+        by_weight_JG = torch.mul(by_scaled_JG, inverse_G).addmm_(r.T, by_rw)
+        by_weight_JG.addr_(mean_J, by_mean_G)
+        by_x_BJ = (by_r if q is None else q @ by_r).mul_(ctx.n**-0.5)
+        by_x_BJ += (by_mean_J / ctx.n) - by_x_BJ.mean(0)
+        return by_x_BJ, by_weight_JG, None
 
 
 @torch.no_grad()
@@ -182,7 +198,7 @@ def _follow(norm: nn.BatchNorm1d, mean_G: torch.Tensor, variance_G: torch.Tensor
     """Move the running statistics as the batch normalisation itself does."""
     assert norm.momentum is not None
     norm.get_buffer("running_mean").lerp_(mean_G, norm.momentum)
-    norm.get_buffer("running_var").lerp_(variance_G * (n / (n - 1)), norm.momentum)
+    norm.get_buffer("running_var").lerp_(variance_G * (n / max(n - 1, 1)), norm.momentum)
     norm.get_buffer("num_batches_tracked").add_(1)
 
 

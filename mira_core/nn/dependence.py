@@ -37,11 +37,10 @@ class Dependence(nn.Module):
         first, *others = self.critic
         assert isinstance(first, SpectralLinear)
         # The first layer is linear in both signals, which are linear themselves: no pair is ever put together.
-        scale, n_features = first.largest(), biological.bias_G.shape[0]
-        one_BH = _through(biological, first.weight[:, :n_features])
-        other_BH = _through(technical, first.weight[:, n_features:])
+        by_biological_HG, by_technical_HG = first.weight.view(len(first.weight), 2, -1).unbind(1)
+        one_BH, other_BH = _through(biological, by_biological_HG), _through(technical, by_technical_HG)
         summed = torch.cat([one_BH + other_BH, one_BH[one_P] + other_BH[other_P]])
-        h = summed / scale + first.bias
+        h = summed / first.largest() + first.bias
         for layer in others:
             h = layer(h)
         t, n = h[:, 0], len(one_BH)

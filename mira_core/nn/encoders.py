@@ -64,7 +64,7 @@ class DevianceResiduals(nn.Module):
     """
 
     CLIP = 10.0
-    TINY = 1e-20  # stands for zero where a logarithm or a root of it would take a processor's slow path
+    TINY = 1e-20
 
     share_E: torch.Tensor
     scale: torch.Tensor
@@ -80,16 +80,20 @@ class DevianceResiduals(nn.Module):
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return the residuals, B x E."""
         y_BE = self.seen(batch.counts_BG)
+        dtype = y_BE.dtype
         m_B1 = (batch.depth_B if self.seen.all else y_BE.sum(1))[:, None]
-        mu_BE = m_B1 * self.share_E.to(y_BE.dtype)
-        ratio_BE = y_BE / mu_BE.clamp(min=self.TINY)
-        # log((m - y) / (m - mu)) by log1p, since the ratio is close to one
-        nearly_minus_one = torch.finfo(y_BE.dtype).eps / 2 - 1
-        other_BE = (mu_BE - y_BE).div_((m_B1 - mu_BE).clamp_(min=self.TINY)).clamp_(min=nearly_minus_one)
-        other_BE = other_BE.log1p_().mul_(torch.sub(m_B1, y_BE, out=mu_BE))
-        deviance_BE = torch.log(ratio_BE.clamp(min=self.TINY), out=mu_BE).mul_(y_BE).add_(other_BE).mul_(2)
-        root_BE = F.threshold_(deviance_BE.clamp_(min=self.TINY).sqrt_(), 2 * self.TINY**0.5, 0)
-        return root_BE.mul_(self.scale.to(y_BE.dtype)).clamp_(max=self.CLIP).copysign_(ratio_BE.sub_(1))
+        least = torch.finfo(dtype).eps / 2 - 1  # stands for -1 where a logarithm would be infinite, and times zero
+        w_BE = y_BE / m_B1.clamp(min=1)
+        # Both logarithms by how far w = y / m is from pi, so that their rounding errors cancel as they do:
+        # y / mu = 1 + (w - pi) / pi and (m - y) / (m - mu) = 1 - (w - pi) / (1 - pi).
+        off_BE = w_BE - self.share_E.to(dtype)
+        seen_BE = (off_BE * (1 / self.share_E.clamp(min=self.TINY)).to(dtype)).clamp_(min=least).log1p_()
+        rest_BE = (off_BE * (-1 / (1 - self.share_E).clamp(min=self.TINY)).to(dtype)).clamp_(min=least).log1p_()
+        # the deviance over 2 m
+        summed_BE = torch.addcmul(rest_BE, rest_BE, w_BE, value=-1).addcmul_(w_BE, seen_BE)
+        root_BE = F.threshold(summed_BE, self.TINY, 0, inplace=True).sqrt_()
+        r_BE = root_BE.mul_((2 * m_B1).sqrt_().mul_(self.scale.to(dtype))).clamp_(max=self.CLIP)
+        return r_BE.copysign_(off_BE)
 
 
 class ExpressionEncoder(nn.Module):

@@ -29,7 +29,7 @@ class OpenPeaks(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return ones at the open peaks, B x E."""
-        return self.seen(self.dropout.hide_among(batch.counts_BG, batch.place_M))
+        return self.seen(self.dropout.hide_among(batch.counts_BG, lambda: batch.place_M))
 
 
 def _told(n_open_B: torch.Tensor, batch: Batch) -> list[torch.Tensor]:

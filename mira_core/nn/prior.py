@@ -110,7 +110,8 @@ class DirichletProcessPrior(nn.Module):
         shape, rate = self.log_shape.exp(), self.log_rate.exp()
         # unchecked, so that a training that diverges is told by its loss
         q = torch.distributions.Gamma(shape, rate, validate_args=False)
-        p = torch.distributions.Gamma(torch.full_like(shape, self.SHAPE), torch.full_like(rate, self.RATE))
+        hyper = torch.full_like(shape, self.SHAPE), torch.full_like(rate, self.RATE)
+        p = torch.distributions.Gamma(*hyper, validate_args=False)
         return torch.distributions.kl_divergence(q, p)
 
     def topics_divergence(self, loc_BK: torch.Tensor, scale_BK: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Generator, Mapping
 from typing import Any
 
@@ -15,7 +14,9 @@ from ..errors import TrainingError
 from ..nn.network import TopicNetwork
 from ..records import EpochRecord, Record, StepRecord
 from . import schedules
-from .step import Stepper, all_finite, copy_state
+from .clock import Clock
+from .engine import make_engine
+from .step import all_finite, copy_state, copy_state_into
 
 MEANS = ("loss", "distortion", "rate", "dependence")
 
@@ -45,61 +46,45 @@ def train(network: TopicNetwork, cells: Cells, options: Mapping[str, Any], seed:
         well.
     """
     rng = np.random.default_rng(seed)
-    stepper = Stepper(network, options, seed)
+    engine = make_engine(network, cells, options, seed)
     per_epoch = loaders.steps_per_epoch(len(cells), options["batch_size"])
     total = per_epoch * options["num_epochs"]
-    anneal = schedules.ANNEALING[options["kl_strategy"]]
-    dependence_beta = options.get("dependence_beta", 0.0)
     step = 0
     good = copy_state(network)
     try:
         for epoch in range(1, options["num_epochs"] + 1):
             network.train()
-            began, waiting, n_seen = time.perf_counter(), 0.0, 0
+            began, waited = Clock(network.device), engine.waiting
             steps: list[StepRecord] = []
-            batches = loaders.shuffled(cells, options["batch_size"], rng)
-            while True:
-                asked = time.perf_counter()
-                batch = next(batches, None)
-                if batch is None:
-                    break
-                batch = batch.to(network.device)
-                waiting += time.perf_counter() - asked
-                lr = schedules.learning_rate(step, total, options["min_learning_rate"], options["max_learning_rate"])
-                momentum = schedules.momentum(step, total, options["min_momentum"], options["max_momentum"])
-                kl_weight = options["cost_beta"] * anneal(step, total)
-                dependence_weight = options["cost_beta"] * dependence_beta * schedules.dependence(step, total)
-
-                told = stepper.step(
-                    batch, lr=lr, momentum=momentum, kl_weight=kl_weight, dependence_weight=dependence_weight
-                )
+            order = loaders.shuffled(len(cells), options["batch_size"], rng)
+            settings = [schedules.settings(i, total, options) for i in range(step, step + per_epoch)]
+            for setting, told in zip(settings, engine.epoch(order, settings), strict=True):
                 step += 1
-                n_seen += batch.n_cells
                 if not math.isfinite(told.loss):
-                    raise _diverged(network, cells, options, step, epoch, lr)
+                    raise _diverged(network, cells, options, step, epoch, setting.learning_rate)
                 steps.append(
                     StepRecord(
-                        step, epoch, *told[:3], kl_weight, lr, momentum,
-                        dependence=told.dependence, dependence_weight=dependence_weight,
+                        step, epoch, *told[:3], setting.kl_weight, setting.learning_rate, setting.momentum,
+                        dependence=told.dependence, dependence_weight=setting.dependence_weight,
                     )
                 )  # fmt: skip
                 yield steps[-1]
-            if not all_finite(network):  # by the last step: no later loss tells
-                raise _diverged(network, cells, options, step, epoch, lr)
-            good = copy_state(network)
-            seconds = time.perf_counter() - began
             last = steps[-1]
+            if not all_finite(network):  # by the last step: no later loss tells
+                raise _diverged(network, cells, options, step, epoch, last.learning_rate)
+            copy_state_into(good, network)
+            seconds, use = began.passed()
             yield EpochRecord(
                 epoch, step, **{k: float(np.mean([getattr(s, k) for s in steps])) for k in MEANS},
                 kl_weight=last.kl_weight, learning_rate=last.learning_rate, momentum=last.momentum,
-                dependence_weight=last.dependence_weight, seconds=seconds, cells_per_second=n_seen / seconds,
-                waiting=waiting / seconds,
+                dependence_weight=last.dependence_weight, seconds=seconds, cells_per_second=order.size / seconds,
+                waiting=min(1.0, (engine.waiting - waited) / seconds), device_use=use,
             )  # fmt: skip
     except TrainingError:
         network.load_state_dict(good)
         raise
     finally:
-        stepper.close()
+        engine.close()
 
 
 def _diverged(

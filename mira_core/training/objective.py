@@ -7,12 +7,13 @@ Shapes: B cells, K topics, P mismatched pairs of cells.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from ..data.counts import Batch
 from ..models.likelihoods import multinomial, negative_binomial
+from ..nn.decoder import Linear
 from ..nn.dependence import mismatched_pairs
 from ..nn.network import TopicNetwork
 from ..nn.prior import normal_divergence
@@ -133,23 +134,42 @@ class Game(NamedTuple):
     ----------
     dependence
         B times the estimate, with gradients for the model.
-    critic_loss
-        Minus the estimate on detached signals, with gradients for the critic.
+    critic
+        Gradients of minus the estimate for the critic's parameters, in their order.
     """
 
     dependence: torch.Tensor
-    critic_loss: torch.Tensor
+    critic: tuple[torch.Tensor, ...]
 
 
 def play(network: TopicNetwork, batch: Batch, theta_BK: torch.Tensor, generator: torch.Generator | None) -> Game:
-    """Estimate the dependence between the signals of these cells, for the model and for the critic."""
+    """Estimate the dependence between the signals of these cells, once for the model and the critic.
+
+    The model is moved down and the critic up the same estimate, so its gradients are taken here, and handed to the
+    model where it goes on.
+    """
     assert network.dependence is not None
-    biological, technical = network.signals(theta_BK, batch.covariates_BC)
+    signals = network.signals(theta_BK, batch.covariates_BC)
     one, other = mismatched_pairs(batch.n_cells, network.n_pairs, generator, theta_BK.device)
-    critic_loss = -network.dependence(biological.detach(), technical.detach(), one, other)
-    for p in network.dependence.parameters():
-        p.requires_grad_(False)  # the model's loss must not move the critic
-    dependence = network.dependence(biological, technical, one, other)
-    for p in network.dependence.parameters():
-        p.requires_grad_(True)
-    return Game(batch.n_cells * dependence, critic_loss)
+    parts = [t for signal in signals for t in signal[:3]]
+    leaves = [t.detach().requires_grad_() for t in parts]
+    critic = list(network.dependence.parameters())
+    with torch.enable_grad():
+        estimate = network.dependence(Linear(*leaves[:3]), Linear(*leaves[3:]), one, other)
+        found = torch.autograd.grad(estimate, [*leaves, *critic])
+    gradients = found[: len(leaves)]
+    dependence = _Given.apply(batch.n_cells * estimate.detach(), [batch.n_cells * g for g in gradients], *parts)
+    return Game(dependence, tuple(-g for g in found[len(leaves) :]))
+
+
+class _Given(torch.autograd.Function):
+    """A value whose gradients are known."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, gradients: list[torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(*gradients)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, by_value: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return None, None, *(by_value * g for g in ctx.saved_tensors)

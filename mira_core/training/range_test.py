@@ -11,10 +11,11 @@ import numpy as np
 from scipy import interpolate
 
 from ..data import loaders
-from ..data.counts import Batch, Cells
+from ..data.counts import Cells
 from ..errors import TrainingError
 from ..nn.network import TopicNetwork
-from .step import Stepper
+from .engine import make_engine
+from .schedules import Settings
 
 DEGREE, SMOOTHING = 5, 5.0
 DIVERGED = 4.0  # the test ends where the loss has climbed this many times as far as it had fallen
@@ -91,19 +92,15 @@ def range_test(
     With fewer minibatches than the test takes, it goes round. It ends early where the loss is no longer finite, or
     has climbed far above where it began.
     """
-    stepper = Stepper(network, options, seed)
-    batches = _round_and_round(cells, options["batch_size"], np.random.default_rng(seed))
+    engine = make_engine(network, cells, options, seed)
+    order = _round_and_round(len(cells), options["batch_size"], np.random.default_rng(seed))
     momentum, weight = options["max_momentum"], options["cost_beta"]
     means: list[float] = []
     try:
         for rate in np.geomspace(lower, upper, num_steps).tolist():
-            told = [
-                stepper.step(
-                    next(batches).to(network.device), lr=rate, momentum=momentum, kl_weight=weight,
-                    dependence_weight=weight * options.get("dependence_beta", 0.0),
-                ).loss
-                for _ in range(eval_every)
-            ]  # fmt: skip
+            setting = Settings(rate, momentum, weight, weight * options.get("dependence_beta", 0.0))
+            rows = np.stack([next(order) for _ in range(eval_every)])
+            told = [t.loss for t in engine.epoch(rows, [setting] * eval_every)]
             mean = float(np.mean(told)) / network.n_features
             if not math.isfinite(mean):
                 return
@@ -112,7 +109,7 @@ def range_test(
             if mean > _ceiling(means):
                 return
     finally:
-        stepper.close()
+        engine.close()
 
 
 def read_curve(points: list[tuple[float, float]], num_steps: int, trim: tuple[float, float]) -> LearningRateCurve:
@@ -162,6 +159,6 @@ def _spline(rates: np.ndarray, losses: np.ndarray) -> tuple[interpolate.Univaria
     return interpolate.UnivariateSpline(np.log(rates), y, k=DEGREE, s=smoothing, ext="const"), mean, deviation
 
 
-def _round_and_round(cells: Cells, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
+def _round_and_round(n_cells: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     while True:
-        yield from loaders.shuffled(cells, batch_size, rng)
+        yield from loaders.shuffled(n_cells, batch_size, rng)

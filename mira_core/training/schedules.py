@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 RISING = 0.3  # share of the training in which the learning rate rises
 FINAL = 1e-4  # the learning rate ends at this share of where it began
@@ -56,3 +58,31 @@ def dependence(step: int, total: int, cycles: int = 3) -> float:
     length = total / cycles
     cycle = min(int(step // length), cycles - 1)
     return min(1.0, 2 * (step + 1 - cycle * length) / length)
+
+
+class Settings(NamedTuple):
+    """What one step is taken with; on a GPU tensors that lie there.
+
+    Attributes
+    ----------
+    learning_rate, momentum
+        Of the optimiser.
+    kl_weight, dependence_weight
+        Multipliers of the KL terms and of the dependence.
+    """
+
+    learning_rate: Any
+    momentum: Any
+    kl_weight: Any
+    dependence_weight: Any
+
+
+def settings(step: int, total: int, options: Mapping[str, Any]) -> Settings:
+    """Return what step number `step` of `total` is taken with, as a model's options say."""
+    beta = options["cost_beta"]
+    return Settings(
+        learning_rate(step, total, options["min_learning_rate"], options["max_learning_rate"]),
+        momentum(step, total, options["min_momentum"], options["max_momentum"]),
+        beta * ANNEALING[options["kl_strategy"]](step, total),
+        beta * options.get("dependence_beta", 0.0) * dependence(step, total),
+    )

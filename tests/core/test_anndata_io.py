@@ -161,7 +161,7 @@ def test_counts_too_large_to_hold_are_refused_in_every_dtype(dtype):
     x[0, 0] = 2**24 + 1
     refused(with_x(x), "counts above 2^24 are not held exactly".replace("^", r"\^"))
     x[0, 0] = 2**24
-    assert read_cells(with_x(x)).counts.values.max() == 2**24
+    assert read_cells(with_x(x)).counts.stored.data.max() == 2**24
 
 
 @pytest.mark.parametrize("values", [np.array(["1", "2"]), np.array([1, 2], object), np.array([1j])])
@@ -184,7 +184,7 @@ def test_whole_numbers_of_any_dtype_and_storage_give_the_same_counts(stored, dty
     x = make_cells(20, 9).X.toarray().clip(0, 1)
     got = read_cells(with_x(stored(x.astype(dtype)))).counts
     assert np.array_equal(got.to_csr().toarray(), x)
-    assert got.values.dtype == np.float32
+    assert got.stored.data.dtype == np.float32
 
 
 def test_dense_half_precision_is_read():

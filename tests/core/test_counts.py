@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from mira_core.data import counts, loaders
 from mira_core.data.counts import CountMatrix
 from mira_core.data.statistics import learn
-from tests.helpers import make_cells, read_cells
+from tests.helpers import read_cells, with_columns
 
 
 def unsorted(x: np.ndarray) -> sp.csr_array:
@@ -44,9 +45,10 @@ def test_equal_counts_give_equal_minibatches_however_stored(tiny, stored):
     x = tiny.X.toarray()
     plain, other = CountMatrix.from_scipy(sp.csr_array(x)), CountMatrix.from_scipy(stored(x))
     chosen = np.array([3, 0, 11, 3])
-    for a, b in zip(plain.rows(chosen), other.rows(chosen), strict=True):
-        assert a.dtype == b.dtype
-        assert np.array_equal(a, b)
+    a, b = plain.rows(chosen), other.rows(chosen)
+    for name in ("data", "indices", "indptr"):
+        assert getattr(a, name).dtype == getattr(b, name).dtype
+        assert np.array_equal(getattr(a, name), getattr(b, name))
 
 
 def test_the_matrix_given_is_not_changed():
@@ -77,7 +79,7 @@ def test_some_of_the_cells_are_taken_without_copying_their_counts(tiny):
         assert np.array_equal(part.to_csr().toarray(), x[rows].reshape(-1, 7))
         assert np.array_equal(part.depths(), x[rows].sum(1))
         assert np.array_equal(part.feature_totals(), x[rows].sum(0))
-        assert np.shares_memory(part.values, matrix.values)
+        assert np.shares_memory(part.stored.data, matrix.stored.data)
     twice = matrix.take(np.array([5, 1, 4])).take(np.array([2, 0]))
     assert np.array_equal(twice.to_csr().toarray(), x[[4, 5]])
 
@@ -109,7 +111,7 @@ def test_a_minibatch_holds_the_rows_asked_for_in_that_order(tiny):
 
 def test_moving_a_minibatch_changes_only_the_floating_tensors(tiny):
     batch = read_cells(tiny).batch(np.arange(4)).to(torch.device("cpu"), torch.float64)
-    assert (batch.place_M.dtype, batch.feature_M.dtype) == (torch.int64, torch.int32)
+    assert (batch.edges_B1.dtype, batch.feature_M.dtype) == (torch.int64, torch.int32)
     assert batch.counts_BG.dtype == batch.count_M.dtype == batch.depth_B.dtype == batch.extra_BF.dtype == torch.float64
 
 
@@ -121,21 +123,14 @@ def test_extra_features_follow_their_cells(tiny):
 
 @pytest.mark.parametrize(("n", "size", "steps"), [(10, 4, 2), (8, 4, 2), (3, 64, 1), (2, 2, 1), (65, 64, 1), (1, 5, 1)])
 def test_an_epoch_has_full_minibatches_only_or_one_of_all_cells(n, size, steps):
-    cells = read_cells(make_cells(max(n, 2), 5))
-    if n == 1:
-        assert loaders.steps_per_epoch(n, size) == 1
-        return
-    batches = list(loaders.shuffled(cells, size, np.random.default_rng(0)))
-    assert len(batches) == steps == loaders.steps_per_epoch(n, size)
-    assert all(b.n_cells == min(size, n) for b in batches)
+    order = loaders.shuffled(n, size, np.random.default_rng(0))
+    assert order.shape == (steps, min(size, n)) == (loaders.steps_per_epoch(n, size), min(size, n))
+    assert len(set(order.ravel().tolist())) == order.size
 
 
-def test_an_epoch_shows_each_cell_at_most_once_in_an_order_of_its_seed(tiny):
-    tiny.obs["a"] = np.arange(12.0)
-    cells = read_cells(tiny, extra_features_keys="a")
-
-    def order(seed: int) -> list[float]:
-        return [v for b in loaders.shuffled(cells, 3, np.random.default_rng(seed)) for v in b.extra_BF[:, 0].tolist()]
+def test_an_epoch_shows_each_cell_at_most_once_in_an_order_of_its_seed():
+    def order(seed: int) -> list[int]:
+        return loaders.shuffled(12, 3, np.random.default_rng(seed)).ravel().tolist()
 
     assert sorted(order(0)) == list(range(12))
     assert order(0) == order(0)
@@ -146,6 +141,51 @@ def test_an_epoch_shows_each_cell_at_most_once_in_an_order_of_its_seed(tiny):
 def test_reading_in_order_shows_every_cell_once(tiny, size):
     x = np.concatenate([b.counts_BG.numpy() for b in loaders.in_order(read_cells(tiny), size)])
     assert np.array_equal(x, tiny.X.toarray())
+
+
+def test_reading_in_order_takes_fewer_cells_where_there_are_many_features(tiny, monkeypatch):
+    monkeypatch.setattr(loaders, "DENSE", 7 * 5)
+    assert [b.n_cells for b in loaders.in_order(read_cells(tiny))] == [5, 5, 2]
+    monkeypatch.setattr(loaders, "DENSE", 3)
+    assert [b.n_cells for b in loaders.in_order(read_cells(tiny))] == [1] * 12
+
+
+def test_what_is_made_ahead_comes_in_order_and_its_errors_where_they_belong():
+    made = []
+
+    def make(i: int) -> int:
+        made.append(i)
+        if i == 7:
+            raise OSError("the disk is gone")
+        return i * i
+
+    assert list(loaders.ahead(make, range(5))) == [0, 1, 4, 9, 16]
+    made.clear()
+    squares = loaders.ahead(make, range(100))
+    assert [next(squares) for _ in range(7)] == [i * i for i in range(7)]
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(squares)
+    assert len(made) <= 7 + 1 + loaders.AHEAD
+    made.clear()
+    squares = loaders.ahead(make, range(5))
+    next(squares)
+    squares.close()
+    assert len(made) <= 1 + loaders.AHEAD
+    assert not [t for t in threading.enumerate() if t.name.startswith("minibatches")]
+
+
+@pytest.mark.parametrize("options", [{}, {"categorical_covariates": "batch", "extra_features_keys": "extra"}])
+def test_minibatches_assembled_on_a_device_equal_those_of_the_host(tiny, options):
+    """The same operations, on the CPU."""
+    cells = read_cells(with_columns(tiny), **options)
+    cells = cells.take(np.array([3, 1, 4, 0, 11, 9]))
+    on_device = loaders.DeviceCells(cells, torch.device("cpu"))
+    for rows in ([2, 0, 5], [1], [5, 4, 3, 2, 1, 0]):
+        got, wanted = on_device.batch(torch.tensor(rows)), cells.batch(np.array(rows))
+        for name in ("counts_BG", "depth_B", "covariates_BC", "extra_BF", "n_cells", "n_features"):
+            a, b = getattr(got, name), getattr(wanted, name)
+            assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+    assert loaders.DeviceCells.size(cells) >= sum(t.nbytes for t in (on_device.indices, on_device.values))
 
 
 def test_statistics_are_shares_and_means_of_the_cells(tiny):

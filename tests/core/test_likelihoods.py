@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyro.distributions as dist
 import pytest
+import scipy.sparse as sp
 import torch
 
 from mira_core.data.counts import Batch
@@ -18,17 +19,17 @@ FLOAT64 = torch.float64
 
 def batch_of(x: np.ndarray, dtype: torch.dtype = FLOAT64) -> Batch:
     """The minibatch of dense counts, made by hand."""
-    place = np.flatnonzero(x)
+    m = sp.csr_array(x)
     none = torch.zeros(len(x), 0, dtype=dtype)
     return Batch(
-        torch.from_numpy(place), torch.from_numpy(place % x.shape[1]), torch.tensor(x.ravel()[place], dtype=dtype),
-        torch.tensor(x.sum(1), dtype=dtype), none, none, x.shape[1],
+        torch.from_numpy(m.indptr.astype(np.int64)), torch.from_numpy(m.indices), torch.tensor(m.data, dtype=dtype),
+        none, none, x.shape[1],
     )  # fmt: skip
 
 
 def cells_of(batch: Batch) -> list[Batch]:
     """Each cell of a minibatch as a minibatch of its own."""
-    return [batch_of(row[None], batch.depth_B.dtype) for row in batch.counts_BG.numpy()]
+    return [batch_of(row[None], batch.count_M.dtype) for row in batch.counts_BG.numpy()]
 
 
 def as_linear(logits_BG: torch.Tensor) -> Linear:

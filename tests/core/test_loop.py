@@ -127,7 +127,7 @@ class Summary:
 NUMBERS = {
     "loss", "distortion", "rate", "kl_weight", "learning_rate", "momentum", "dependence", "dependence_weight"
 }  # fmt: skip
-OF_EPOCHS = NUMBERS | {"seconds", "cells_per_second", "waiting"}
+OF_EPOCHS = NUMBERS | {"seconds", "cells_per_second", "waiting", "device_use"}
 
 
 def told_twice(cells, log_every: int) -> tuple[list, list[tuple[str, float, int]]]:

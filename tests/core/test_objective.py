@@ -24,6 +24,7 @@ from mira_core.nn.dependence import mismatched_pairs
 from mira_core.nn.network import TopicNetwork
 from mira_core.nn.prior import DirichletProcessPrior, normal_divergence
 from mira_core.training.objective import Draws, LossTerms, draw, loss_terms, play
+from mira_core.training.schedules import Settings
 from mira_core.training.step import Stepper
 from tests.helpers import FAMILIES, make_cells, make_network, read_cells, with_columns
 
@@ -133,7 +134,7 @@ def assert_gradients_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor
 def test_loss_and_gradients_equal_pyros_elbo(family, kl_weight, training, seed):
     network, batch, draws = case(family, seed=seed, extra=seed == 1)
     network.train(training)
-    apart = copy.deepcopy(network)  # a critic that is asked twice in training is a step further
+    apart = copy.deepcopy(network)  # asking a critic in training takes it a step further
     ours = our_terms(network, batch, draws, seed).loss(kl_weight, 0.6)
     theirs = pyro_loss(apart, batch, draws, kl_weight, 0.6, seed)
     assert ours.dtype == FLOAT64
@@ -390,26 +391,30 @@ def test_the_story_generates_counts(family):
     assert ratio == pytest.approx(1, abs=0.1)
 
 
-def test_the_sides_of_the_game_move_only_their_own_weights():
+@pytest.mark.parametrize("training", [True, False])
+def test_both_sides_of_the_game_have_the_gradients_of_the_one_estimate(training):
+    """The model's of the estimate, the critic's of minus the estimate, as plain backward passes give them."""
     network, batch, draws = case("CODAL")
-    network.train()
+    network.train(training)
+    apart = copy.deepcopy(network)
     _, theta_BK = loss_terms(network, batch, draws)
     game = play(network, batch, theta_BK, torch.Generator().manual_seed(0))
-    for loss, critics in ((game.dependence, False), (game.critic_loss, True)):
-        named = dict(network.named_parameters())
-        found = torch.autograd.grad(loss, list(named.values()), allow_unused=True, retain_graph=True)
-        moved = {name for name, g in zip(named, found, strict=True) if g is not None and g.abs().max() > 0}
-        assert moved, critics
-        assert {name.startswith("dependence.") for name in moved} == {critics}
+    named = dict(network.named_parameters())
+    found = torch.autograd.grad(3 * game.dependence, list(named.values()), allow_unused=True, materialize_grads=True)
+    _, theta_BK = loss_terms(apart, batch, draws)
+    pairs = mismatched_pairs(10, apart.n_pairs, torch.Generator().manual_seed(0), CPU)
+    estimate = apart.dependence(*apart.signals(theta_BK, batch.covariates_BC), *pairs)
+    wanted = torch.autograd.grad(estimate, list(apart.parameters()), allow_unused=True, materialize_grads=True)
+    torch.testing.assert_close(game.dependence, 10 * estimate, rtol=1e-12, atol=0)
+    critic = iter(game.critic)
+    for name, got, plain in zip(named, found, wanted, strict=True):
+        if name.startswith("dependence."):
+            assert got.abs().max() == 0  # the model's loss must not move the critic
+            torch.testing.assert_close(next(critic), -plain, rtol=1e-9, atol=1e-14, msg=name)
+        else:
+            torch.testing.assert_close(got, 30 * plain, rtol=1e-9, atol=1e-14, msg=name)
+    assert any(g.abs().max() > 0 for g in found)
     assert all(p.requires_grad for p in network.parameters())  # as it was
-
-
-def test_the_estimate_for_the_model_and_for_the_critic_is_the_same():
-    network, batch, draws = case("CODAL")
-    network.eval()
-    _, theta_BK = loss_terms(network, batch, draws)
-    game = play(network, batch, theta_BK, torch.Generator().manual_seed(0))
-    assert game.dependence.item() == pytest.approx(-batch.n_cells * game.critic_loss.item(), rel=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -422,8 +427,8 @@ def test_steps_of_the_critic_raise_the_estimate(seed):
     for _ in range(40):
         game = play(network, batch, theta_BK, torch.Generator().manual_seed(0))  # the same pairs at each step
         told.append(game.dependence.item() / batch.n_cells)
-        optimiser.zero_grad()
-        game.critic_loss.backward()
+        for p, gradient in zip(network.dependence.parameters(), game.critic, strict=True):
+            p.grad = gradient
         optimiser.step()
     assert told[1] > told[0]
     assert told[-1] > told[0] + 0.02
@@ -437,13 +442,13 @@ def test_a_step_of_training_moves_the_critic_up_and_the_model_down():
     stepper = Stepper(network, options, 0)
     weights = {name: p.detach().clone() for name, p in network.named_parameters()}
     for _ in range(3):
-        stepper.step(batch.to(CPU), lr=1e-30, momentum=0.9, kl_weight=1.0, dependence_weight=1.0)
+        stepper.step(batch.to(CPU), Settings(1e-30, 0.9, 1.0, 1.0))
     moved = {name for name, p in network.named_parameters() if not torch.equal(p, weights[name])}
     assert moved == {name for name in weights if name.startswith("dependence.")}
     for group in stepper.critic.param_groups:
         group["lr"] = 0.0
     weights = {name: p.detach().clone() for name, p in network.named_parameters()}
-    stepper.step(batch.to(CPU), lr=1e-3, momentum=0.9, kl_weight=1.0, dependence_weight=1.0)
+    stepper.step(batch.to(CPU), Settings(1e-3, 0.9, 1.0, 1.0))
     moved = {name for name, p in network.named_parameters() if not torch.equal(p, weights[name])}
     assert moved == {name for name in weights if not name.startswith("dependence.")} - {"technical.out.bias"}
     stepper.close()
@@ -463,7 +468,7 @@ def test_the_dependence_equals_a_plain_loop_over_the_pairs(training, seed):
     for layer in apart.dependence.critic:
         if isinstance(layer, SpectralLinear):
             v, u = layer.v, layer.u
-            for _ in range(2 if training else 0):  # the model's estimate is the second of a step
+            for _ in range(1 if training else 0):
                 v = layer.weight.T @ u / (layer.weight.T @ u).norm()
                 u = layer.weight @ v / (layer.weight @ v).norm()
             matrices.append((layer.weight / (u @ layer.weight @ v), layer.bias))
