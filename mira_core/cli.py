@@ -83,9 +83,10 @@ def _fit(arguments: argparse.Namespace) -> int:
 
         def show(record: Record) -> None:
             if isinstance(record, EpochRecord):
-                bar.total = bar.total or jobs.read_status(arguments.out).num_epochs
+                status = jobs.read_status(arguments.out)
+                bar.total = bar.total or status.num_epochs
                 bar.update()
-                bar.set_postfix_str(f"loss {record.loss:.1f} nats/cell, {record.cells_per_second:,.0f} cells/s")
+                bar.set_postfix_str(record.progress(status.device or ""))
 
         status = run_job(arguments.out, show)
     if status.state == "failed":

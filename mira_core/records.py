@@ -94,6 +94,14 @@ class EpochRecord(_Record):
     dependence_weight: float = 0.0
     device_use: float = math.nan
 
+    def progress(self, device: str) -> str:
+        """Say in a line how it goes: the loss, how fast, how much of the time went into waiting, and for what."""
+        use = "" if math.isnan(self.device_use) else f" {self.device_use:.0%} used"
+        return (
+            f"loss {self.loss:.1f} nats/cell, {self.cells_per_second:,.0f} cells/s, "
+            f"{self.waiting:.0%} waiting for data, {device}{use}"
+        )
+
 
 Record = StepRecord | EpochRecord
 

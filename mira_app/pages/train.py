@@ -194,6 +194,12 @@ class TrainPage:
             *([parts.figure_of("dependence", _fixed(last["dependence"], 2))] if last.get("dependence") else []),
             parts.figure_of("cells per second", f"{last['cells_per_second']:,.0f}"),
             parts.figure_of("seconds per epoch", f"{last['seconds']:.3g}"),
+            parts.figure_of("waiting for data", f"{last['waiting']:.0%}"),
+            *(
+                [parts.figure_of(f"of the {_kind(s.device)} used", f"{use:.0%}")]
+                if (use := last.get("device_use"))
+                else []
+            ),
         ]
 
     def _stop(self) -> None:
@@ -204,6 +210,10 @@ class TrainPage:
             return
         self.stop.visible = False
         self._progress(self.status)
+
+
+def _kind(device: str | None) -> str:
+    return "GPU" if device and device.startswith("cuda") else "CPU"
 
 
 def _fixed(value: float | None, digits: int = 1) -> str:

@@ -20,6 +20,7 @@ from ..nn.prior import quasi_normal
 from ..training.objective import Draws, loss_terms
 
 POSTERIOR_POINTS = 128
+POINTS_AT_ONCE = 16
 
 
 @contextmanager
@@ -48,8 +49,8 @@ def compositions(network: TopicNetwork, cells: Cells, batch_size: int = 512) -> 
         with evaluating(network):
             q = network.encoder(batch.to(network.device))
             theta = torch.zeros_like(q.theta_loc_BK)
-            for eps_K in eps_SK:
-                theta += network.prior.theta(q.theta_loc_BK + q.theta_scale_BK * eps_K)
+            for eps in eps_SK.split(POINTS_AT_ONCE):
+                theta += network.prior.theta(q.theta_loc_BK + q.theta_scale_BK * eps[:, None]).sum(0)
         out[done : done + len(theta)] = (theta / theta.sum(1, keepdim=True)).cpu().numpy()
         done += len(theta)
     return out

@@ -92,9 +92,7 @@ class TopicModel(FittedModel):
                     listener.write(record)
                 if isinstance(record, EpochRecord):
                     bar.update()
-                    bar.set_postfix_str(
-                        f"loss {record.loss:.1f} nats/cell, {record.cells_per_second:,.0f} cells/s, {self.device}"
-                    )
+                    bar.set_postfix_str(record.progress(str(self.device)))
         return self
 
     def fit_records(self, data: Data) -> Generator[Record, None, None]:

@@ -6,6 +6,8 @@ The floor is what no implementation with these layers can leave out: the matrix 
 those of their gradients, one softmax over cells by features with its gradient, and one fused AdamW over all
 parameters; each timed alone, on arrays of the same shapes. Steps and floor are timed in turn, and medians given.
 A step is one of `fit_records`: it holds the making of the minibatch, the schedules and the records.
+
+On a GPU (``--device cuda --steps 200``) the share of the time in which it is idle is told too.
 """
 
 from __future__ import annotations
@@ -105,6 +107,19 @@ def steps_of(model: mira.topics.TopicModel, data: Any) -> Iterator[StepRecord]:
     return (r for r in model.fit_records(data) if isinstance(r, StepRecord))
 
 
+def idle_share(step: Callable[[], Any], n: int) -> float:
+    """Return the share of the time in which a GPU runs nothing, over `n` steps, by torch's profiler."""
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=activities) as profile:
+        began = time.perf_counter()
+        for _ in range(n):
+            step()
+        torch.cuda.synchronize()
+        wall = time.perf_counter() - began
+    return 1 - min(1.0, sum(e.self_device_time_total for e in profile.key_averages()) / 1e6 / wall)
+
+
 def measure(
     family: str, batch_size: int, *, n_cells: int, n_features: int | None, repeats: int, steps: int, device: str
 ) -> dict[str, Any]:
@@ -126,6 +141,7 @@ def measure(
         walls.append(wall)
         cpus.append(cpu)
         floors.append(timed(floor, steps, model.device)[0])
+    idle = idle_share(lambda: next(training), 100) if model.device.type == "cuda" else None
     training.close()
     ratios = [a / b for a, b in zip(walls, floors, strict=True)]
     nnz = sources.training_cells(adata, model.get_params()).counts.lengths.mean()
@@ -136,6 +152,7 @@ def measure(
         "nonzeros_per_cell": round(float(nnz)), "ms": round(median(walls), 2), "ms_lowest": round(min(walls), 2),
         "ms_highest": round(max(walls), 2), "cpu_ms": round(median(cpus), 2), "floor_ms": round(median(floors), 2),
         "ratio": round(median(ratios), 2), "cells_per_s": round(1e3 * batch_size / median(walls)),
+        **({} if idle is None else {"idle": round(idle, 2)}),
     }  # fmt: skip
 
 
