@@ -40,7 +40,7 @@ class Dropout(nn.Module):
             return self.hide(x)
         out = x.clone()
         at = places()
-        out.view(-1)[at[self._hidden_places(len(at))]] = 0
+        out.view(-1).index_fill_(0, at[self._hidden_places(len(at))], 0)
         return out
 
     def _drop(self, x: torch.Tensor, scale: float) -> torch.Tensor:
@@ -54,13 +54,13 @@ class Dropout(nn.Module):
         """Draw which of n numbers are hidden, by the gaps between them: far fewer draws than one for each."""
         expected = n * self.p
         size = int(expected + 6 * math.sqrt(expected)) + 8
-        places = self._gaps(size).cumsum_(0).sub_(1)
-        while places[-1] < n:
+        places = self._gaps(size).cumsum_(0)
+        while (count := int(torch.searchsorted(places, n, right=True))) == len(places):
             places = torch.cat([places, self._gaps(size).cumsum_(0).add_(places[-1])])
-        return places[: int((places < n).sum())].long()
+        return places[:count].sub_(1)
 
     def _gaps(self, size: int) -> torch.Tensor:
-        return torch.empty(size, dtype=torch.float64).geometric_(self.p, generator=self.generator)
+        return torch.empty(size, dtype=torch.int64).geometric_(self.p, generator=self.generator)
 
     def extra_repr(self) -> str:
         """Show the rate."""
@@ -82,8 +82,8 @@ class _Zeroed(torch.autograd.Function):
 
 
 def _zeroed(x: torch.Tensor, places: torch.Tensor, scale: float) -> torch.Tensor:
-    out = torch.mul(x, scale, out=torch.empty(x.shape, dtype=x.dtype))
-    out.view(-1)[places] = 0
+    out = x.contiguous() * scale
+    out.view(-1).index_fill_(0, places, 0)
     return out
 
 

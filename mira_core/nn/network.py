@@ -120,10 +120,10 @@ class TopicNetwork(nn.Module):
         """
         penalty = self.decoder.beta.weight.new_zeros(())
         if self.effect_scale is not None:
-            penalty = penalty + 0.5 * (self.decoder.effects() / self.effect_scale).square().sum()
+            penalty = self.decoder.effects().square().sum() * (0.5 / self.effect_scale**2)
         if self.technical is not None and self.technical_scale is not None:
-            squares = (self.technical.gamma_G / self.technical_scale).square().sum()
-            penalty = penalty + 0.5 * self.n_covariates * squares
+            squares = self.technical.gamma_G.square().sum()
+            penalty = penalty + squares * (0.5 * self.n_covariates / self.technical_scale**2)
         return penalty
 
     def initialise(self, generator: torch.Generator) -> None:

@@ -9,6 +9,7 @@ Shapes: B cells, K topics.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import scipy.special
@@ -60,8 +61,7 @@ class DirichletPrior(nn.Module):
 
     def topics_divergence(self, loc_BK: torch.Tensor, scale_BK: torch.Tensor, a_K: torch.Tensor) -> torch.Tensor:
         """KL divergence of the cells' posteriors from the prior that pseudocounts `a_K` give, B."""
-        mu_K, sigma_K = laplace_approximation(a_K)
-        return normal_divergence(loc_BK, scale_BK, mu_K, sigma_K).sum(1)
+        return normal_divergence(loc_BK, scale_BK, *laplace_approximation(a_K)).sum(1)
 
     def theta(self, z_BK: torch.Tensor) -> torch.Tensor:
         """Compositions, B x K."""
@@ -154,8 +154,29 @@ def normal_divergence(
     loc_q: torch.Tensor, scale_q: torch.Tensor, loc_p: torch.Tensor, scale_p: torch.Tensor
 ) -> torch.Tensor:
     """KL divergence between normals, elementwise."""
-    ratio = (scale_q / scale_p) ** 2
-    return 0.5 * (ratio + ((loc_q - loc_p) / scale_p) ** 2 - 1 - ratio.log())
+    return _NormalDivergence.apply(loc_q, scale_q, loc_p, scale_p)
+
+
+class _NormalDivergence(torch.autograd.Function):
+    """(r^2 + d^2 - 1) / 2 - log r with r = s_q / s_p and d = (m_q - m_p) / s_p."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, loc_q: torch.Tensor, scale_q: torch.Tensor, loc_p: torch.Tensor, scale_p: torch.Tensor
+    ) -> torch.Tensor:
+        r, d = scale_q / scale_p, (loc_q - loc_p) / scale_p
+        ctx.save_for_backward(r, d, scale_q, scale_p)
+        ctx.shapes = loc_p.shape, scale_p.shape
+        return (r * r).addcmul_(d, d).sub_(1).mul_(0.5).sub_(r.log())
+
+    @staticmethod
+    def backward(ctx: Any, by_out: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        r, d, scale_q, scale_p = ctx.saved_tensors
+        by_loc_q = by_out * d / scale_p
+        by_scale_q = by_out * (r / scale_p - 1 / scale_q)
+        by_scale_p = by_out * (1 - r * r - d * d) / scale_p
+        shape_loc, shape_scale = ctx.shapes
+        return by_loc_q, by_scale_q, (-by_loc_q).sum_to_size(shape_loc), by_scale_p.sum_to_size(shape_scale)
 
 
 def log_normal_gamma_divergence(
@@ -179,6 +200,7 @@ def logit_normal_beta_divergence(
     -H(Normal) - E[log v] - alpha E[log(1 - v)] - log alpha, with -E[log(1 - v)] = E[softplus(z)] = e by
     Gauss-Hermite quadrature, and -E[log v] = e - loc.
     """
-    e = sum((w * F.softplus(loc + scale * x) for x, w in zip(nodes, weights, strict=True)), torch.zeros_like(loc))
+    at_nodes = F.softplus(loc + scale * nodes.view(-1, *[1] * loc.ndim))
+    e = torch.tensordot(weights, at_nodes, dims=1)
     entropy = scale.log() + 0.5 * (1 + math.log(2 * math.pi))
     return -entropy + (e - loc) + alpha * e - alpha.log()
