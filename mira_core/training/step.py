@@ -12,7 +12,7 @@ from ..nn.network import TopicNetwork
 from .objective import REFERENCE_BATCH, draw, loss_terms, play
 from .schedules import Settings
 
-BETA2, EPSILON = 0.999, 1e-8
+BETA2, EPSILON, CRITIC_MOMENTUM = 0.999, 1e-8, 0.9
 
 
 class Told(NamedTuple):
@@ -44,15 +44,12 @@ class Stepper:
         self.reseed(seed)
         network.train()
         parameters, decay = list(network.model_parameters()), options["weight_decay"]
-        on_cpu = network.device.type == "cpu"
-        self.optimiser: FusedAdamW | TensorAdamW = (FusedAdamW if on_cpu else TensorAdamW)(parameters, decay)
-        self.critic = (
-            torch.optim.Adam(
-                network.dependence.parameters(), lr=options["dependence_lr"], fused=True, capturable=not on_cpu
-            )
-            if network.dependence is not None
-            else None
-        )
+        adamw = FusedAdamW if network.device.type == "cpu" else TensorAdamW
+        self.optimiser: FusedAdamW | TensorAdamW = adamw(parameters, decay)
+        self.critic: FusedAdamW | TensorAdamW | None = None
+        if network.dependence is not None:
+            self.critic = adamw(network.dependence.parameters(), 0.0)
+            self.critic_rate = options["dependence_lr"]
 
     def reseed(self, seed: int) -> None:
         """Draw from a fresh generator from now on."""
@@ -72,12 +69,13 @@ class Stepper:
             terms = terms._replace(dependence=game.dependence)
         loss = terms.loss(settings.kl_weight, settings.dependence_weight)
         (loss * (REFERENCE_BATCH * per_cell)).backward()
-        self.optimiser.step(settings)
+        self.optimiser.step(settings.learning_rate, settings.momentum)
         if self.critic is not None:
             assert network.dependence is not None
+            self.critic.zero_grad()
             for p, gradient in zip(network.dependence.parameters(), game.critic, strict=True):
-                p.grad = gradient
-            self.critic.step()
+                p.grad = gradient if p.grad is None else p.grad.copy_(gradient)
+            self.critic.step(self.critic_rate, CRITIC_MOMENTUM)
         return torch.stack([loss, terms.distortion, terms.rate, terms.dependence]).detach() * per_cell
 
     def close(self) -> None:
@@ -88,20 +86,35 @@ class Stepper:
 
 
 class FusedAdamW:
-    """torch's AdamW in one pass over the parameters, with a learning rate and a momentum for each step."""
+    """AdamW in one pass over the parameters, with a learning rate and a momentum for each step.
+
+    The operation behind torch's own; around it that spends as long on lists as on the parameters.
+    """
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], weight_decay: float) -> None:
-        self.inner = torch.optim.AdamW(parameters, lr=1.0, weight_decay=weight_decay, eps=EPSILON, fused=True)
+        self.parameters, self.weight_decay = list(parameters), weight_decay
+        self.means, self.squares = ([torch.zeros_like(p) for p in self.parameters] for _ in range(2))
+        self.steps = torch.zeros(())
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
-        self.inner.zero_grad(set_to_none=True)
+        for p in self.parameters:
+            p.grad = None
 
-    def step(self, settings: Settings) -> None:
-        """Move the parameters."""
-        for group in self.inner.param_groups:
-            group["lr"], group["betas"] = settings.learning_rate, (settings.momentum, BETA2)
-        self.inner.step()
+    @torch.no_grad()
+    def step(self, learning_rate: float, momentum: float) -> None:
+        """Move the parameters that have gradients."""
+        self.steps += 1
+        moved = [(p, p.grad, m, v) for p, m, v in zip(self.parameters, self.means, self.squares, strict=True)
+                 if p.grad is not None]  # fmt: skip
+        parameters, gradients, means, squares = (list(x) for x in zip(*moved, strict=True))
+        # the operation goes through memory, whatever the strides
+        gradients = [g if g.stride() == p.stride() else torch.empty_like(p).copy_(g)
+                     for p, g in zip(parameters, gradients, strict=True)]  # fmt: skip
+        torch._fused_adamw_(
+            parameters, gradients, means, squares, [], [self.steps] * len(moved), lr=learning_rate, beta1=momentum,
+            beta2=BETA2, weight_decay=self.weight_decay, eps=EPSILON, amsgrad=False, maximize=False,
+        )  # fmt: skip
 
 
 class TensorAdamW:
@@ -132,9 +145,9 @@ class TensorAdamW:
         self.gradient.zero_()
 
     @torch.no_grad()
-    def step(self, settings: Settings) -> None:
-        """Move the parameters."""
-        learning_rate, momentum = (torch.as_tensor(x, device=self.flat.device) for x in settings[:2])
+    def step(self, learning_rate: Any, momentum: Any) -> None:
+        """Move the parameters; what is no tensor yet is a constant."""
+        learning_rate, momentum = (self._constant(x) for x in (learning_rate, momentum))
         self.steps += 1
         step_size = (learning_rate / (1 - momentum**self.steps)).to(self.flat.dtype)
         correction = (1 - BETA2**self.steps).sqrt().to(self.flat.dtype)
@@ -142,6 +155,10 @@ class TensorAdamW:
         self.mean.lerp_(self.gradient, (1 - momentum).to(self.flat.dtype))
         self.square.mul_(BETA2).addcmul_(self.gradient, self.gradient, value=1 - BETA2)
         self.flat -= step_size * self.mean / (self.square.sqrt().div_(correction).add_(EPSILON))
+
+    def _constant(self, x: Any) -> torch.Tensor:
+        # filled on the device: a copy from the host would make it wait
+        return x if isinstance(x, torch.Tensor) else torch.full((), x, dtype=torch.float64, device=self.flat.device)
 
 
 @torch.no_grad()

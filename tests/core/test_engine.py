@@ -13,24 +13,21 @@ from mira_core.training import engine, schedules
 from mira_core.training.clock import Clock
 from mira_core.training.engine import DeviceEngine, Engine
 from mira_core.training.schedules import Settings
-from mira_core.training.step import TensorAdamW, all_finite
+from mira_core.training.step import FusedAdamW, TensorAdamW, all_finite
 from tests.helpers import FAMILIES, make, make_network, read_cells, with_columns
 
 CPU = torch.device("cpu")
 
 
-def as_tensors(settings: Settings) -> Settings:
-    return Settings(*torch.tensor(settings, dtype=torch.float64).unbind())
-
-
+@pytest.mark.parametrize("ours_is", [FusedAdamW, TensorAdamW])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
-def test_adamw_by_tensors_equals_torchs(weight_decay):
+def test_adamw_equals_torchs(weight_decay, ours_is):
     """With a learning rate and a momentum for each step, and a parameter that lies in memory by columns."""
     generator = torch.Generator().manual_seed(0)
     values = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((3, 4), (5,), ())]
     values.append(torch.randn(6, 2, generator=generator, dtype=torch.float64).T)
     ours, theirs = ([torch.nn.Parameter(v.clone()) for v in values] for _ in range(2))
-    one = TensorAdamW(ours, weight_decay)
+    one = ours_is(ours, weight_decay)
     other = torch.optim.AdamW(theirs, weight_decay=weight_decay)
     assert all(torch.equal(a, b) for a, b in zip(ours, values, strict=True))
     assert ours[3].stride() == theirs[3].stride()
@@ -39,13 +36,23 @@ def test_adamw_by_tensors_equals_torchs(weight_decay):
         one.zero_grad()
         for a, b in zip(ours, theirs, strict=True):
             b.grad = torch.randn(b.shape, generator=generator, dtype=torch.float64)
-            a.grad += b.grad
-        one.step(as_tensors(settings))
+            a.grad = b.grad.clone() if a.grad is None else a.grad.add_(b.grad)
+        how = settings if ours_is is FusedAdamW else Settings(*torch.tensor(settings, dtype=torch.float64).unbind())
+        one.step(how.learning_rate, how.momentum)
         for group in other.param_groups:
             group["lr"], group["betas"] = settings.learning_rate, (settings.momentum, 0.999)
         other.step()
         for a, b in zip(ours, theirs, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_adamw_leaves_what_has_no_gradient_as_it_is():
+    still, moved = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
+    optimiser = FusedAdamW([still, moved], 0.1)
+    moved.grad = torch.ones(3)
+    optimiser.step(0.1, 0.9)
+    assert (still == 1).all()
+    assert (moved < 1).all()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -64,6 +71,8 @@ def test_minibatches_of_the_device_and_settings_as_tensors_take_the_same_steps(c
     wanted = list(host.epoch(order, settings))
     device = DeviceEngine(apart, read, model.get_params(), 0, graph=False)
     device.stepper.optimiser = TensorAdamW(apart.model_parameters(), model.weight_decay)
+    if apart.dependence is not None:
+        device.stepper.critic = TensorAdamW(apart.dependence.parameters(), 0.0)
     monkeypatch.setattr(device, "_settings", lambda s: iter(torch.tensor(s, dtype=torch.float64)))
     got = list(device.epoch(order, settings))
     np.testing.assert_allclose(got, wanted, rtol=2e-4, atol=1e-3)

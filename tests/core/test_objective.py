@@ -445,8 +445,7 @@ def test_a_step_of_training_moves_the_critic_up_and_the_model_down():
         stepper.step(batch.to(CPU), Settings(1e-30, 0.9, 1.0, 1.0))
     moved = {name for name, p in network.named_parameters() if not torch.equal(p, weights[name])}
     assert moved == {name for name in weights if name.startswith("dependence.")}
-    for group in stepper.critic.param_groups:
-        group["lr"] = 0.0
+    stepper.critic_rate = 0.0
     weights = {name: p.detach().clone() for name, p in network.named_parameters()}
     stepper.step(batch.to(CPU), Settings(1e-3, 0.9, 1.0, 1.0))
     moved = {name for name, p in network.named_parameters() if not torch.equal(p, weights[name])}

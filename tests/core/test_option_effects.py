@@ -378,14 +378,13 @@ def test_learning_rate_and_momentum_go_their_cycle(few):
 @of("min_learning_rate", "max_learning_rate", "min_momentum", "max_momentum")
 def test_learning_rate_and_momentum_reach_the_optimiser(few, monkeypatch):
     seen = []
-    honest = torch.optim.AdamW.step
+    honest = torch._fused_adamw_
 
-    def watch(self, *args, **kwargs):
-        (group,) = self.param_groups
-        seen.append((group["lr"], group["betas"]))
-        return honest(self, *args, **kwargs)
+    def watch(*args, lr, beta1, beta2, **kwargs):
+        seen.append((lr, (beta1, beta2)))
+        return honest(*args, lr=lr, beta1=beta1, beta2=beta2, **kwargs)
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", watch)
+    monkeypatch.setattr(torch, "_fused_adamw_", watch)
     told = steps(few, max_learning_rate=0.07, max_momentum=0.9)
     assert seen == [(r.learning_rate, (r.momentum, 0.999)) for r in told]
     a, b = (fit(few, min_learning_rate=1e-9, max_learning_rate=rate) for rate in (1e-9, 1e-1))
