@@ -40,11 +40,6 @@ class Linear(NamedTuple):
         out_BG = torch.addmm(self.bias_G, self.x_BJ, self.weight_JG)
         return out_BG if self.rest_BG is None else out_BG + self.rest_BG
 
-    def detach(self) -> Linear:
-        """Return the same without gradients."""
-        rest_BG = None if self.rest_BG is None else self.rest_BG.detach()
-        return Linear(self.x_BJ.detach(), self.weight_JG.detach(), self.bias_G.detach(), rest_BG)
-
 
 class Decoder(nn.Module):
     """The biological signal: log rho = log softmax(base + BatchNorm(beta^T theta)).
