@@ -196,7 +196,7 @@ class TrainPage:
             parts.figure_of("seconds per epoch", f"{last['seconds']:.3g}"),
             parts.figure_of("waiting for data", f"{last['waiting']:.0%}"),
             *(
-                [parts.figure_of(f"of the {_kind(s.device)} used", f"{use:.0%}")]
+                [parts.figure_of(f"{_kind(s.device)} in use", f"{use:.0%}")]
                 if (use := last.get("device_use"))
                 else []
             ),
