@@ -195,11 +195,7 @@ class TrainPage:
             parts.figure_of("cells per second", f"{last['cells_per_second']:,.0f}"),
             parts.figure_of("seconds per epoch", f"{last['seconds']:.3g}"),
             parts.figure_of("waiting for data", f"{last['waiting']:.0%}"),
-            *(
-                [parts.figure_of(f"{_kind(s.device)} in use", f"{use:.0%}")]
-                if (use := last.get("device_use"))
-                else []
-            ),
+            *([parts.figure_of(f"{_kind(s.device)} in use", f"{use:.0%}")] if (use := last.get("device_use")) else []),
         ]
 
     def _stop(self) -> None:
