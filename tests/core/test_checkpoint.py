@@ -344,24 +344,14 @@ def test_a_newer_or_unknown_format_is_refused_and_says_to_update(saved, found):
         load_model(saved)
 
 
+HEADER = ["n_samples", "n_features", "given", "resolved", "features", "endogenous", "history", "statistics", "coding"]
 WRONG = [None, -1, 10**30, 0.5, "x", [], {}, [None], ["a"], [10**9], {"a": 1}, [[1]], True]
 
 
 @pytest.mark.parametrize("value", WRONG, ids=str)
 @pytest.mark.parametrize(
     "key",
-    [
-        "n_samples",
-        "n_features",
-        "given",
-        "resolved",
-        "features",
-        "endogenous",
-        "history",
-        "statistics",
-        "coding",
-        "curve",
-    ],
+    [*HEADER, "curve"],
 )
 def test_a_header_of_wrong_content_is_a_checkpoint_error_or_still_a_model(saved, key, value):
     rewrite(saved, lambda h: h.update({key: value}))
@@ -375,18 +365,7 @@ def test_a_header_of_wrong_content_is_a_checkpoint_error_or_still_a_model(saved,
 
 @pytest.mark.parametrize(
     "key",
-    [
-        "n_samples",
-        "n_features",
-        "given",
-        "resolved",
-        "features",
-        "endogenous",
-        "history",
-        "statistics",
-        "seed_used",
-        "coding",
-    ],
+    [*HEADER, "seed_used"],
 )
 def test_a_header_that_lacks_something_is_refused(saved, key):
     rewrite(saved, lambda h: h.pop(key) and None)
