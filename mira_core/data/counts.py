@@ -63,13 +63,18 @@ class Batch:
         return len(self.covariates_BC)
 
     @cached_property
-    def place_M(self) -> torch.Tensor:
-        """Where the non-zeros stand in a B x G array, row by row."""
+    def cell_M(self) -> torch.Tensor:
+        """Which cell each non-zero is of."""
         import torch
 
-        edges_B1, feature_M, _ = self._nonzeros()
-        row_B = torch.arange(self.n_cells, device=edges_B1.device)
-        return torch.repeat_interleave(row_B * self.n_features, edges_B1.diff()) + feature_M
+        edges_B1, _, count_M = self._nonzeros()
+        return torch.repeat_interleave(edges_B1.diff(), output_size=len(count_M))
+
+    @cached_property
+    def place_M(self) -> torch.Tensor:
+        """Where the non-zeros stand in a B x G array, row by row."""
+        _, feature_M, _ = self._nonzeros()
+        return self.cell_M * self.n_features + feature_M
 
     @cached_property
     def counts_BG(self) -> torch.Tensor:

@@ -12,6 +12,7 @@ Shapes: B cells in the minibatch, G features, K topics.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pyro
@@ -32,7 +33,20 @@ class PseudocountPosterior(dist.LogNormal):
 
 @register_kl(PseudocountPosterior, dist.Gamma)
 def _pseudocounts_divergence(q: PseudocountPosterior, p: dist.Gamma) -> torch.Tensor:
-    return prior.log_normal_gamma_divergence(q.loc, q.scale, p.concentration, p.rate)
+    return log_normal_gamma_divergence(q.loc, q.scale, p.concentration, p.rate)
+
+
+def log_normal_gamma_divergence(
+    m: torch.Tensor, s: torch.Tensor, alpha: torch.Tensor, beta: torch.Tensor
+) -> torch.Tensor:
+    """KL divergence of LogNormal(m, s) from Gamma(alpha, beta), in closed form, elementwise.
+
+    With E[log a] = m and E[a] = exp(m + s^2 / 2):
+    -log s - (1 + log 2 pi) / 2 - m - [alpha log beta - lgamma(alpha) + (alpha - 1) m - beta E[a]].
+    """
+    entropy = s.log() + 0.5 * (1 + math.log(2 * math.pi)) + m
+    expected = alpha * beta.log() - torch.lgamma(alpha) + (alpha - 1) * m - beta * (m + s**2 / 2).exp()
+    return -entropy - expected
 
 
 class StickPosterior(dist.TransformedDistribution):

@@ -11,12 +11,12 @@ Shapes: B cells, G features, J inputs of the linear map, M non-zero counts.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
 from ..data.counts import Batch
 from ..nn.decoder import Linear
+from ..nn.gradients import with_gradients
 
 CHUNK = 2**19  # numbers of cells by features handled at once on a CPU
 SMALL_COUNTS = 8  # counts up to this take no log-gamma of their own
@@ -43,71 +43,14 @@ def negative_binomial(
     logspace
         Whether, at the non-zeros, m / (m + r) is taken by logits, which is more stable, or by probabilities.
     """
-    return _NegativeBinomial.apply(*profile, log_depth_B, log_dispersion_G, batch, logspace, torch.is_grad_enabled())
-
-
-def multinomial(batch: Batch, profile: Linear) -> torch.Tensor:
-    """Log likelihood of all open peaks: of each cell log Gamma(#open + 1) + the sum of log rho over them."""
-    return _Multinomial.apply(*profile, batch, torch.is_grad_enabled())
-
-
-class _Gradients:
-    """Gradients for x, W, b and the rest, gathered over chunks."""
-
-    def __init__(self, x_BJ: torch.Tensor, weight_JG: torch.Tensor, rest_BG: torch.Tensor | None) -> None:
-        self.x_BJ, self.weight_JG = x_BJ, weight_JG
-        self.x = torch.empty_like(x_BJ)
-        self.weight = torch.zeros_like(weight_JG)
-        self.bias = weight_JG.new_zeros(weight_JG.shape[1])
-        self.rest = None if rest_BG is None else torch.empty_like(rest_BG)
-
-    def add(self, cells: slice, by_logits: torch.Tensor) -> None:
-        torch.mm(by_logits, self.weight_JG.T, out=self.x[cells])
-        self.weight.addmm_(self.x_BJ[cells].T, by_logits)
-        self.bias += by_logits.sum(0)
-        if self.rest is not None:
-            self.rest[cells] = by_logits
-
-    def all(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        return self.x, self.weight, self.bias, self.rest
-
-
-def _chunks(
-    x_BJ: torch.Tensor, weight_JG: torch.Tensor, bias_G: torch.Tensor, rest_BG: torch.Tensor | None
-) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Yield which cells, and their logits."""
-    n = len(x_BJ)
-    size = max(1, CHUNK // len(bias_G)) if x_BJ.device.type == "cpu" else n
-    for start in range(0, n, size):
-        cells = slice(start, start + size)
-        logits = torch.addmm(bias_G, x_BJ[cells], weight_JG)
-        if rest_BG is not None:
-            logits += rest_BG[cells]
-        yield cells, logits
-
-
-def _dot(a_BG: torch.Tensor, b_BG: torch.Tensor) -> torch.Tensor:
-    return torch.dot(a_BG.reshape(-1), b_BG.reshape(-1))
-
-
-def _softmax(logits_BG: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the softmax of each row and the log of its denominator, with one exponential per number."""
-    highest_B = logits_BG.amax(1)
-    rho_BG = logits_BG.softmax(1)
-    return rho_BG, highest_B - rho_BG.amax(1).log()
-
-
-class _NegativeBinomial(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x_BJ: torch.Tensor, weight_JG: torch.Tensor, bias_G: torch.Tensor,
-                rest_BG: torch.Tensor | None, log_depth_B: torch.Tensor, log_dispersion_G: torch.Tensor,
-                batch: Batch, logspace: bool, with_gradients: bool) -> torch.Tensor:  # fmt: skip
+    with_gradient = torch.is_grad_enabled()
+    with torch.no_grad():
         r_G, depth_B = log_dispersion_G.exp(), log_depth_B.exp()
         inverse_G = 1 / r_G
-        total, by_dispersion_G = _count_terms(batch, log_dispersion_G, with_gradients)
+        total, by_dispersion_G = _count_terms(batch, log_dispersion_G, with_gradient)
         by_depth_B = torch.empty_like(depth_B)
-        gradients = _Gradients(x_BJ, weight_JG, rest_BG) if with_gradients else None
-        for cells, logits_BG in _chunks(x_BJ, weight_JG, bias_G, rest_BG):
+        gradients = _Gradients(profile) if with_gradient else None
+        for cells, logits_BG in _chunks(profile):
             x_BG = batch.counts_BG[cells]
             rho_BG, log_denominator_B = _softmax(logits_BG)
             odds_BG = (rho_BG * depth_B[cells, None]).mul_(inverse_G)  # m / r
@@ -129,13 +72,71 @@ class _NegativeBinomial(torch.autograd.Function):
             by_depth_B[cells] = by_log_mean_BG.sum(1)
             by_dispersion_G -= r_G * column_G + by_log_mean_BG.sum(0)
             gradients.add(cells, by_log_mean_BG.addcmul_(rho_BG, by_depth_B[cells, None], value=-1))
-        if gradients is not None:
-            ctx.save_for_backward(*gradients.all(), by_depth_B, by_dispersion_G)
+    if gradients is None:
         return total
+    own = (log_depth_B, by_depth_B), (log_dispersion_G, by_dispersion_G)
+    return with_gradients(total, *gradients.all(), *own)
 
-    @staticmethod
-    def backward(ctx: Any, by_total: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return *(t if t is None else t * by_total for t in ctx.saved_tensors), None, None, None
+
+def multinomial(batch: Batch, profile: Linear) -> torch.Tensor:
+    """Log likelihood of all open peaks: of each cell log Gamma(#open + 1) + the sum of log rho over them."""
+    with_gradient = torch.is_grad_enabled()
+    with torch.no_grad():
+        total = torch.lgamma(batch.depth_B + 1).sum()
+        gradients = _Gradients(profile) if with_gradient else None
+        for cells, logits_BG in _chunks(profile):
+            x_BG, depth_B = batch.counts_BG[cells], batch.depth_B[cells]
+            rho_BG, log_denominator_B = _softmax(logits_BG)
+            total += _dot(x_BG, logits_BG) - torch.dot(depth_B, log_denominator_B)
+            if gradients is not None:
+                gradients.add(cells, torch.addcmul(x_BG, rho_BG, depth_B[:, None], value=-1, out=rho_BG))
+    return total if gradients is None else with_gradients(total, *gradients.all())
+
+
+class _Gradients:
+    """Gradients for a linear map and what it is applied to, gathered over chunks."""
+
+    def __init__(self, profile: Linear) -> None:
+        self.profile = profile
+        self.x_BJ = torch.empty_like(profile.x_BJ)
+        self.weight_JG, self.bias_G = torch.zeros_like(profile.weight_JG), torch.zeros_like(profile.bias_G)
+        self.rest_BG = None if profile.rest_BG is None else torch.empty_like(profile.rest_BG)
+
+    def add(self, cells: slice, by_logits: torch.Tensor) -> None:
+        torch.mm(by_logits, self.profile.weight_JG.T, out=self.x_BJ[cells])
+        self.weight_JG.addmm_(self.profile.x_BJ[cells].T, by_logits)
+        self.bias_G += by_logits.sum(0)
+        if self.rest_BG is not None:
+            self.rest_BG[cells] = by_logits
+
+    def all(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for t, by_t in zip(self.profile, (self.x_BJ, self.weight_JG, self.bias_G, self.rest_BG), strict=True):
+            if t is not None and by_t is not None:
+                yield t, by_t
+
+
+def _chunks(profile: Linear) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yield which cells, and their logits."""
+    x_BJ, weight_JG, bias_G, rest_BG = profile
+    n = len(x_BJ)
+    size = max(1, CHUNK // len(bias_G)) if x_BJ.device.type == "cpu" else n
+    for start in range(0, n, size):
+        cells = slice(start, start + size)
+        logits = torch.addmm(bias_G, x_BJ[cells], weight_JG)
+        if rest_BG is not None:
+            logits += rest_BG[cells]
+        yield cells, logits
+
+
+def _dot(a_BG: torch.Tensor, b_BG: torch.Tensor) -> torch.Tensor:
+    return torch.dot(a_BG.reshape(-1), b_BG.reshape(-1))
+
+
+def _softmax(logits_BG: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the softmax of each row and the log of its denominator, with one exponential per number."""
+    highest_B = logits_BG.amax(1)
+    rho_BG = logits_BG.softmax(1)
+    return rho_BG, highest_B - rho_BG.amax(1).log()
 
 
 def _count_terms(
@@ -169,24 +170,3 @@ def _count_terms(
         if with_gradient:
             slope_G.index_add_(0, feature, torch.digamma(from_M + (x - S)) - torch.digamma(from_M))
     return total, slope_G * r_G
-
-
-class _Multinomial(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x_BJ: torch.Tensor, weight_JG: torch.Tensor, bias_G: torch.Tensor,
-                rest_BG: torch.Tensor | None, batch: Batch, with_gradients: bool) -> torch.Tensor:  # fmt: skip
-        total = torch.lgamma(batch.depth_B + 1).sum()
-        gradients = _Gradients(x_BJ, weight_JG, rest_BG) if with_gradients else None
-        for cells, logits_BG in _chunks(x_BJ, weight_JG, bias_G, rest_BG):
-            x_BG, depth_B = batch.counts_BG[cells], batch.depth_B[cells]
-            rho_BG, log_denominator_B = _softmax(logits_BG)
-            total += _dot(x_BG, logits_BG) - torch.dot(depth_B, log_denominator_B)
-            if gradients is not None:
-                gradients.add(cells, torch.addcmul(x_BG, rho_BG, depth_B[:, None], value=-1, out=rho_BG))
-        if gradients is not None:
-            ctx.save_for_backward(*gradients.all())
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, by_total: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return *(t if t is None else t * by_total for t in ctx.saved_tensors), None, None

@@ -177,7 +177,7 @@ def use_generator(module: nn.Module, generator: torch.Generator | None) -> None:
 
 def block(n_in: int, n_out: int, dropout: float) -> nn.Sequential:
     """Linear without bias, batch normalisation, ReLU, dropout."""
-    return nn.Sequential(linear(n_in, n_out), nn.BatchNorm1d(n_out), nn.ReLU(), Dropout(dropout))
+    return nn.Sequential(by_input(linear(n_in, n_out)), nn.BatchNorm1d(n_out), nn.ReLU(), Dropout(dropout))
 
 
 def encoder_stack(

@@ -17,6 +17,7 @@ from torch import nn
 
 from ..data.statistics import Statistics
 from .blocks import block, by_input, linear
+from .gradients import with_gradients
 
 
 class Linear(NamedTuple):
@@ -73,10 +74,21 @@ class Decoder(nn.Module):
         """Return how far a cell of one topic alone is moved from the average cell, in natural-log units, K x G."""
         return self.norm.weight * self._standardised()
 
+    def squared_effects(self) -> torch.Tensor:
+        """Return the sum of the squared effects."""
+        with torch.no_grad():
+            standardised_KG, weight_G = self._standardised(), self.norm.weight
+            squares_G = standardised_KG.square().sum(0)
+            by_weight_G = 2 * weight_G * squares_G
+            total = 0.5 * torch.dot(weight_G, by_weight_G)
+            by_beta_KG = standardised_KG.mul_(2 * weight_G.square() * self._inverse_deviations())
+        return with_gradients(total, (self.beta.weight, by_beta_KG.T), (weight_G, by_weight_G))
+
+    def _inverse_deviations(self) -> torch.Tensor:
+        return (self.norm.get_buffer("running_var") + self.norm.eps).rsqrt_()
+
     def _standardised(self) -> torch.Tensor:
-        n = self.norm
-        mean_G, variance_G = n.get_buffer("running_mean"), n.get_buffer("running_var")
-        return (self.beta.weight.T - mean_G) / torch.sqrt(variance_G + n.eps)
+        return (self.beta.weight.T - self.norm.get_buffer("running_mean")) * self._inverse_deviations()
 
     @torch.no_grad()
     def activations(self) -> torch.Tensor:

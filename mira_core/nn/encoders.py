@@ -54,6 +54,8 @@ class DevianceResiduals(nn.Module):
     """Signed deviance residuals of counts against the training cells' pooled profile, times a scale.
 
     With mu = m pi, the sign of y - mu times the root of 2 (y log(y / mu) + (m - y) log((m - y) / (m - mu))).
+    Over the root of the cell's depth m they are a function of y / m and the feature; so all zeros of a feature share
+    one number, and only the non-zeros take logarithms.
 
     Parameters
     ----------
@@ -66,34 +68,70 @@ class DevianceResiduals(nn.Module):
     CLIP = 10.0
     TINY = 1e-20
 
+    column_G: torch.Tensor
     share_E: torch.Tensor
+    at_zero_E: torch.Tensor
     scale: torch.Tensor
 
     def __init__(self, endogenous: np.ndarray, statistics: Statistics) -> None:
         super().__init__()
         self.seen = SeenFeatures(endogenous)
-        self.register_buffer("share_E", torch.tensor(statistics.endogenous_share))
+        share_E = torch.tensor(statistics.endogenous_share)
+        self.register_buffer("share_E", share_E)
         self.register_buffer("scale", torch.tensor((1000 / statistics.endogenous_depth) ** 0.5, dtype=torch.float64))
+        self.register_buffer("at_zero_E", self._over_root_depth(torch.zeros_like(share_E), share_E), persistent=False)
         self.n_features = int(endogenous.sum())
+        column_G = np.where(endogenous, np.cumsum(endogenous) - 1, -1)
+        self.register_buffer("column_G", torch.from_numpy(column_G), persistent=False)
+
+    def _over_root_depth(self, w: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+        """Return the residuals over the root of twice the depth, for shares of the depth and of the profile."""
+        least = torch.finfo(w.dtype).eps / 2 - 1  # stands for -1 where a logarithm would be infinite, and times zero
+        # Both logarithms by how far w = y / m is from pi, so that their rounding errors cancel as they do:
+        # y / mu = 1 + (w - pi) / pi and (m - y) / (m - mu) = 1 - (w - pi) / (1 - pi).
+        off = w - share
+        seen = (off / share.clamp(min=self.TINY)).clamp_(min=least).log1p_()
+        rest = (off / (share - 1).clamp(max=-self.TINY)).clamp_(min=least).log1p_()
+        deviance = torch.addcmul(rest, rest, w, value=-1).addcmul_(w, seen)
+        return F.threshold(deviance, self.TINY, 0, inplace=True).sqrt_().copysign_(off)
 
     @torch.no_grad()
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return the residuals, B x E."""
+        dense = batch.count_M is None or batch.count_M.device.type != "cpu"  # a GPU rather computes than looks up
+        return (self._dense(batch) if dense else self._sparse(batch)).clamp_(-self.CLIP, self.CLIP)
+
+    def _dense(self, batch: Batch) -> torch.Tensor:
         y_BE = self.seen(batch.counts_BG)
-        dtype = y_BE.dtype
         m_B1 = (batch.depth_B if self.seen.all else y_BE.sum(1))[:, None]
-        least = torch.finfo(dtype).eps / 2 - 1  # stands for -1 where a logarithm would be infinite, and times zero
-        w_BE = y_BE / m_B1.clamp(min=1)
-        # Both logarithms by how far w = y / m is from pi, so that their rounding errors cancel as they do:
-        # y / mu = 1 + (w - pi) / pi and (m - y) / (m - mu) = 1 - (w - pi) / (1 - pi).
-        off_BE = w_BE - self.share_E.to(dtype)
-        seen_BE = (off_BE * (1 / self.share_E.clamp(min=self.TINY)).to(dtype)).clamp_(min=least).log1p_()
-        rest_BE = (off_BE * (-1 / (1 - self.share_E).clamp(min=self.TINY)).to(dtype)).clamp_(min=least).log1p_()
-        # the deviance over 2 m
-        summed_BE = torch.addcmul(rest_BE, rest_BE, w_BE, value=-1).addcmul_(w_BE, seen_BE)
-        root_BE = F.threshold(summed_BE, self.TINY, 0, inplace=True).sqrt_()
-        r_BE = root_BE.mul_((2 * m_B1).sqrt_().mul_(self.scale.to(dtype))).clamp_(max=self.CLIP)
-        return r_BE.copysign_(off_BE)
+        r_BE = self._over_root_depth(y_BE / m_B1.clamp(min=1), self.share_E.to(y_BE.dtype))
+        return r_BE.mul_(self._root_depth(m_B1))
+
+    def _sparse(self, batch: Batch) -> torch.Tensor:
+        y_M, cell_M, feature_M, place_M, m_B = (
+            batch.count_M,
+            batch.cell_M,
+            batch.feature_M,
+            batch.place_M,
+            batch.depth_B,
+        )
+        assert y_M is not None
+        assert feature_M is not None
+        if not self.seen.all:
+            column_M = self.column_G.index_select(0, feature_M)
+            at = torch.nonzero(column_M >= 0)[:, 0]
+            y_M, cell_M, feature_M = (t.index_select(0, at) for t in (y_M, cell_M, column_M))
+            place_M = cell_M * self.n_features + feature_M
+            m_B = torch.zeros_like(m_B).index_add_(0, cell_M, y_M)
+        root_B = self._root_depth(m_B)
+        r_BE = torch.outer(root_B, self.at_zero_E.to(y_M.dtype))
+        share_M = self.share_E.to(y_M.dtype).index_select(0, feature_M)
+        r_M = self._over_root_depth(y_M / m_B.index_select(0, cell_M), share_M).mul_(root_B.index_select(0, cell_M))
+        r_BE.view(-1).scatter_(0, place_M, r_M)
+        return r_BE
+
+    def _root_depth(self, m: torch.Tensor) -> torch.Tensor:
+        return (2 * m).sqrt_().mul_(self.scale.to(m.dtype))
 
 
 class ExpressionEncoder(nn.Module):
@@ -130,11 +168,12 @@ class ExpressionEncoder(nn.Module):
         """Encode a minibatch."""
         log_depth_B = batch.depth_B.log()
         x = torch.cat([self.residuals(batch), log_depth_B[:, None], batch.covariates_BC, batch.extra_BF], dim=1)
-        out = self.layers(x)
-        K = self.num_topics
+        loc_BK, scale_BK, depth_loc_B1, depth_scale_B1 = self.layers(x).split(
+            [self.num_topics, self.num_topics, 1, 1], 1
+        )
         return Posterior(
-            theta_loc_BK=out[:, :K],
-            theta_scale_BK=F.softplus(out[:, K : 2 * K]),
-            depth_loc_B=log_depth_B + 0.1 * out[:, 2 * K],
-            depth_scale_B=0.1 * F.softplus(out[:, 2 * K + 1]),
+            theta_loc_BK=loc_BK,
+            theta_scale_BK=F.softplus(scale_BK),
+            depth_loc_B=torch.add(log_depth_B, depth_loc_B1[:, 0], alpha=0.1),
+            depth_scale_B=0.1 * F.softplus(depth_scale_B1[:, 0]),
         )

@@ -120,7 +120,7 @@ class TopicNetwork(nn.Module):
         """
         penalty = self.decoder.beta.weight.new_zeros(())
         if self.effect_scale is not None:
-            penalty = self.decoder.effects().square().sum() * (0.5 / self.effect_scale**2)
+            penalty = self.decoder.squared_effects() * (0.5 / self.effect_scale**2)
         if self.technical is not None and self.technical_scale is not None:
             squares = self.technical.gamma_G.square().sum()
             penalty = penalty + squares * (0.5 * self.n_covariates / self.technical_scale**2)

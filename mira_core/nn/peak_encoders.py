@@ -38,7 +38,8 @@ def _told(n_open_B: torch.Tensor, batch: Batch) -> list[torch.Tensor]:
 
 
 def _posterior(out: torch.Tensor, num_topics: int) -> Posterior:
-    return Posterior(out[:, :num_topics], F.softplus(out[:, num_topics:]))
+    loc_BK, scale_BK = out.split(num_topics, 1)
+    return Posterior(loc_BK, F.softplus(scale_BK))
 
 
 class DANEncoder(nn.Module):

@@ -9,13 +9,14 @@ Shapes: B cells, K topics.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import scipy.special
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from .gradients import with_gradients
 
 
 class DirichletPrior(nn.Module):
@@ -42,26 +43,40 @@ class DirichletPrior(nn.Module):
         return self.log_scale_K.exp()
 
     def noise(self, generator: torch.Generator | None) -> torch.Tensor:
-        """Draw what `sample` needs, K."""
+        """Draw what a divergence of the topics needs, K."""
         return torch.empty_like(self.loc_K).normal_(generator=generator)
 
     def fixed_noise(self, n: int) -> torch.Tensor:
         """Return noise for `n` draws that stand for the posterior, always the same, n x K."""
         return quasi_normal(n, len(self.loc_K)).to(self.loc_K)
 
-    def sample(self, noise_K: torch.Tensor) -> torch.Tensor:
-        """Return the pseudocounts of a draw, K."""
-        return (self.loc_K + self.scale_K * noise_K).exp()
-
     def divergence(self) -> torch.Tensor:
-        """KL divergence of the pseudocounts' posterior from their prior."""
-        shape = torch.full_like(self.loc_K, self.SHAPE)
-        rate = torch.full_like(shape, self.rate)
-        return log_normal_gamma_divergence(self.loc_K, self.scale_K, shape, rate).sum()
+        """KL divergence of the pseudocounts' posterior from their prior.
 
-    def topics_divergence(self, loc_BK: torch.Tensor, scale_BK: torch.Tensor, a_K: torch.Tensor) -> torch.Tensor:
-        """KL divergence of the cells' posteriors from the prior that pseudocounts `a_K` give, B."""
-        return normal_divergence(loc_BK, scale_BK, *laplace_approximation(a_K)).sum(1)
+        With E[log a] = m and E[a] = exp(m + s^2 / 2), by topic
+        -log s - (1 + log 2 pi) / 2 - alpha m - alpha log beta + lgamma(alpha) + beta E[a].
+        """
+        with torch.no_grad():
+            s2_K = (2 * self.log_scale_K).exp_()
+            expected_K = (self.loc_K + s2_K / 2).exp_().mul_(self.rate)  # beta E[a]
+            constant = math.lgamma(self.SHAPE) - self.SHAPE * math.log(self.rate) - 0.5 * (1 + math.log(2 * math.pi))
+            total = (expected_K - self.log_scale_K).sub_(self.loc_K, alpha=self.SHAPE).add_(constant).sum()
+            by_log_scale_K = s2_K.mul_(expected_K).sub_(1)
+        return with_gradients(total, (self.loc_K, expected_K - self.SHAPE), (self.log_scale_K, by_log_scale_K))
+
+    def topics_divergence(self, loc_BK: torch.Tensor, scale_BK: torch.Tensor, noise_K: torch.Tensor) -> torch.Tensor:
+        """KL divergence of the cells' posteriors from the prior that the pseudocounts of a draw give, summed."""
+        with torch.no_grad():
+            K, spread_K = len(noise_K), self.scale_K * noise_K
+            a_K = (self.loc_K + spread_K).exp()
+            mu_K, sigma_K = laplace_approximation(a_K)
+            total, by_loc, by_scale, by_mu_K, by_sigma_K = _normal_divergence(loc_BK, scale_BK, mu_K, sigma_K)
+            # the variance is linear in 1 / a, and a = exp(m + s noise)
+            by_variance_K = by_sigma_K / (2 * sigma_K)
+            by_inverse_K = by_variance_K * (1 - 2 / K) + by_variance_K.sum() / K**2
+            by_log_a_K = by_mu_K - by_mu_K.mean() - by_inverse_K / a_K
+        own = (self.loc_K, by_log_a_K), (self.log_scale_K, by_log_a_K * spread_K)
+        return with_gradients(total, (loc_BK, by_loc), (scale_BK, by_scale), *own)
 
     def theta(self, z_BK: torch.Tensor) -> torch.Tensor:
         """Compositions, B x K."""
@@ -91,7 +106,7 @@ class DirichletProcessPrior(nn.Module):
         self.register_buffer("weights", torch.from_numpy(weights / weights.sum()).float(), persistent=False)
 
     def noise(self, generator: torch.Generator | None) -> torch.Tensor:
-        """Draw what `sample` needs: a standard Gamma variable of the posterior's shape."""
+        """Draw what a divergence of the topics needs: a standard Gamma variable of the posterior's shape."""
         return torch._standard_gamma(self.log_shape.detach().exp(), generator=generator)
 
     def fixed_noise(self, n: int) -> torch.Tensor:
@@ -114,10 +129,10 @@ class DirichletProcessPrior(nn.Module):
         p = torch.distributions.Gamma(*hyper, validate_args=False)
         return torch.distributions.kl_divergence(q, p)
 
-    def topics_divergence(self, loc_BK: torch.Tensor, scale_BK: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
-        """KL divergence of the cells' posteriors from the prior that concentration `alpha` gives, B."""
+    def topics_divergence(self, loc_BK: torch.Tensor, scale_BK: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """KL divergence of the cells' posteriors from the prior that the concentration of a draw gives, summed."""
         loc, scale = loc_BK[:, : self.n_sticks], scale_BK[:, : self.n_sticks]
-        return logit_normal_beta_divergence(loc, scale, alpha, self.nodes, self.weights).sum(1)
+        return logit_normal_beta_divergence(loc, scale, self.sample(noise), self.nodes, self.weights).sum()
 
     def theta(self, z_BK: torch.Tensor) -> torch.Tensor:
         """Compositions, B x K."""
@@ -150,46 +165,27 @@ def laplace_approximation(a_K: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     return mu, variance.sqrt()
 
 
-def normal_divergence(
+def depth_divergence(loc_B: torch.Tensor, scale_B: torch.Tensor, log_depth_B: torch.Tensor) -> torch.Tensor:
+    """KL divergence of LogNormal(loc, scale) from LogNormal(log depth, 1), summed; it is that of their logs."""
+    with torch.no_grad():
+        total, by_loc_B, by_scale_B, _, _ = _normal_divergence(
+            loc_B, scale_B, log_depth_B, torch.ones_like(log_depth_B)
+        )
+    return with_gradients(total, (loc_B, by_loc_B), (scale_B, by_scale_B))
+
+
+def _normal_divergence(
     loc_q: torch.Tensor, scale_q: torch.Tensor, loc_p: torch.Tensor, scale_p: torch.Tensor
-) -> torch.Tensor:
-    """KL divergence between normals, elementwise."""
-    return _NormalDivergence.apply(loc_q, scale_q, loc_p, scale_p)
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """KL divergence between normals summed over B cells, and its gradients for the four; those of p summed too.
 
-
-class _NormalDivergence(torch.autograd.Function):
-    """(r^2 + d^2 - 1) / 2 - log r with r = s_q / s_p and d = (m_q - m_p) / s_p."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, loc_q: torch.Tensor, scale_q: torch.Tensor, loc_p: torch.Tensor, scale_p: torch.Tensor
-    ) -> torch.Tensor:
-        r, d = scale_q / scale_p, (loc_q - loc_p) / scale_p
-        ctx.save_for_backward(r, d, scale_q, scale_p)
-        ctx.shapes = loc_p.shape, scale_p.shape
-        return (r * r).addcmul_(d, d).sub_(1).mul_(0.5).sub_(r.log())
-
-    @staticmethod
-    def backward(ctx: Any, by_out: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        r, d, scale_q, scale_p = ctx.saved_tensors
-        by_loc_q = by_out * d / scale_p
-        by_scale_q = by_out * (r / scale_p - 1 / scale_q)
-        by_scale_p = by_out * (1 - r * r - d * d) / scale_p
-        shape_loc, shape_scale = ctx.shapes
-        return by_loc_q, by_scale_q, (-by_loc_q).sum_to_size(shape_loc), by_scale_p.sum_to_size(shape_scale)
-
-
-def log_normal_gamma_divergence(
-    m: torch.Tensor, s: torch.Tensor, alpha: torch.Tensor, beta: torch.Tensor
-) -> torch.Tensor:
-    """KL divergence of LogNormal(m, s) from Gamma(alpha, beta), in closed form.
-
-    With E[log a] = m and E[a] = exp(m + s^2 / 2):
-    -log s - (1 + log 2 pi) / 2 - m - [alpha log beta - lgamma(alpha) + (alpha - 1) m - beta E[a]].
+    With r = s_q / s_p and d = (m_q - m_p) / s_p: (r^2 + d^2 - 1) / 2 - log r.
     """
-    entropy = s.log() + 0.5 * (1 + math.log(2 * math.pi)) + m
-    expected = alpha * beta.log() - torch.lgamma(alpha) + (alpha - 1) * m - beta * (m + s**2 / 2).exp()
-    return -entropy - expected
+    r, d = scale_q / scale_p, (loc_q - loc_p).div_(scale_p)
+    twice = (r * r).addcmul_(d, d).sub_(1)
+    total = twice.sum().mul_(0.5).sub_(r.log().sum())
+    by_loc_q, by_scale_q = d.div_(scale_p), r.div_(scale_p).sub_(1 / scale_q)
+    return total, by_loc_q, by_scale_q, -by_loc_q.sum(0), -twice.sum(0) / scale_p
 
 
 def logit_normal_beta_divergence(

@@ -7,7 +7,7 @@ Shapes: B cells, K topics, P mismatched pairs of cells.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -15,8 +15,9 @@ from ..data.counts import Batch
 from ..models.likelihoods import multinomial, negative_binomial
 from ..nn.decoder import Linear
 from ..nn.dependence import mismatched_pairs
+from ..nn.gradients import with_gradients
 from ..nn.network import TopicNetwork
-from ..nn.prior import normal_divergence
+from ..nn.prior import depth_divergence
 
 REFERENCE_BATCH = 64  # the loss of a minibatch is scaled as if it had this many cells
 
@@ -112,13 +113,10 @@ def loss_terms(network: TopicNetwork, batch: Batch, draws: Draws) -> tuple[LossT
         assert q.depth_scale_B is not None
         log_d_B = q.depth_loc_B + q.depth_scale_B * draws.depth_B
         log_likelihood = negative_binomial(batch, profile, log_d_B, network.log_dispersion_G, network.nb_logspace)
-        # between log-normals the divergence is that of their logs
-        depth_kl = normal_divergence(
-            q.depth_loc_B, q.depth_scale_B, batch.depth_B.log(), torch.ones_like(batch.depth_B)
-        ).sum()
+        depth_kl = depth_divergence(q.depth_loc_B, q.depth_scale_B, batch.depth_B.log())
     terms = LossTerms(
         reconstruction=-log_likelihood,
-        topics_kl=prior.topics_divergence(q.theta_loc_BK, q.theta_scale_BK, prior.sample(draws.prior)).sum(),
+        topics_kl=prior.topics_divergence(q.theta_loc_BK, q.theta_scale_BK, draws.prior),
         depth_kl=depth_kl,
         prior_kl=prior.divergence() * share,
         effects=network.effects_penalty() * share,
@@ -157,19 +155,5 @@ def play(network: TopicNetwork, batch: Batch, theta_BK: torch.Tensor, generator:
     with torch.enable_grad():
         estimate = network.dependence(Linear(*leaves[:3]), Linear(*leaves[3:]), one, other)
         found = torch.autograd.grad(estimate, [*leaves, *critic])
-    gradients = found[: len(leaves)]
-    dependence = _Given.apply(batch.n_cells * estimate.detach(), [batch.n_cells * g for g in gradients], *parts)
-    return Game(dependence, tuple(-g for g in found[len(leaves) :]))
-
-
-class _Given(torch.autograd.Function):
-    """A value whose gradients are known."""
-
-    @staticmethod
-    def forward(ctx: Any, value: torch.Tensor, gradients: list[torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(*gradients)
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, by_value: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return None, None, *(by_value * g for g in ctx.saved_tensors)
+    estimated = with_gradients(estimate.detach(), *zip(parts, found, strict=False))
+    return Game(batch.n_cells * estimated, tuple(-g for g in found[len(leaves) :]))

@@ -88,12 +88,14 @@ class Stepper:
 class FusedAdamW:
     """AdamW in one pass over the parameters, with a learning rate and a momentum for each step.
 
-    The operation behind torch's own; around it that spends as long on lists as on the parameters.
+    The operation behind torch's own; around it that spends as long on lists as on the parameters. It is given every
+    array as one row, in the order of the memory: of others it makes copies.
     """
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], weight_decay: float) -> None:
         self.parameters, self.weight_decay = list(parameters), weight_decay
-        self.means, self.squares = ([torch.zeros_like(p) for p in self.parameters] for _ in range(2))
+        self.rows = [_row(p.detach()) for p in self.parameters]
+        self.means, self.squares = ([torch.zeros_like(row) for row in self.rows] for _ in range(2))
         self.steps = torch.zeros(())
 
     def zero_grad(self) -> None:
@@ -105,16 +107,21 @@ class FusedAdamW:
     def step(self, learning_rate: float, momentum: float) -> None:
         """Move the parameters that have gradients."""
         self.steps += 1
-        moved = [(p, p.grad, m, v) for p, m, v in zip(self.parameters, self.means, self.squares, strict=True)
-                 if p.grad is not None]  # fmt: skip
-        parameters, gradients, means, squares = (list(x) for x in zip(*moved, strict=True))
-        # the operation goes through memory, whatever the strides
-        gradients = [g if g.stride() == p.stride() else torch.empty_like(p).copy_(g)
-                     for p, g in zip(parameters, gradients, strict=True)]  # fmt: skip
+        all_of_them = zip(self.parameters, self.rows, self.means, self.squares, strict=True)
+        moved = [(row, _row_like(p, p.grad), m, v) for p, row, m, v in all_of_them if p.grad is not None]
+        rows, gradients, means, squares = (list(x) for x in zip(*moved, strict=True))
         torch._fused_adamw_(
-            parameters, gradients, means, squares, [], [self.steps] * len(moved), lr=learning_rate, beta1=momentum,
+            rows, gradients, means, squares, [], [self.steps] * len(moved), lr=learning_rate, beta1=momentum,
             beta2=BETA2, weight_decay=self.weight_decay, eps=EPSILON, amsgrad=False, maximize=False,
         )  # fmt: skip
+
+
+def _row(t: torch.Tensor) -> torch.Tensor:
+    return t if t.is_contiguous() else t.as_strided((t.numel(),), (1,))
+
+
+def _row_like(p: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    return _row(gradient if gradient.stride() == p.stride() else torch.empty_like(p).copy_(gradient))
 
 
 class TensorAdamW:

@@ -70,7 +70,10 @@ def floor_of(network: TopicNetwork, batch_size: int) -> Callable[[], None]:
         for i, (n_in, n_out) in enumerate([*shapes, (K, G)])
     ]
     open_BE = None if fixed is None else torch.randn(batch_size, len(fixed), **new)
-    parameters = [torch.nn.Parameter(p.detach().clone()) for p in network.model_parameters()]
+    # contiguous: of others the optimiser makes copies
+    parameters = [
+        torch.nn.Parameter(p.detach().clone(memory_format=torch.contiguous_format)) for p in network.model_parameters()
+    ]
     for p in parameters:
         p.grad = torch.randn_like(p)
     optimiser = torch.optim.AdamW(parameters, lr=1e-4, fused=True)

@@ -17,8 +17,14 @@ from pyro.distributions import Beta, Gamma, LogNormal
 from torch import nn
 
 from mira_core import options as opt
+from mira_core.data.counts import Batch
 from mira_core.data.statistics import Statistics, learn
-from mira_core.models.generative import PseudocountPosterior, StickPosterior, StickPrior
+from mira_core.models.generative import (
+    PseudocountPosterior,
+    StickPosterior,
+    StickPrior,
+    log_normal_gamma_divergence,
+)
 from mira_core.nn import blocks
 from mira_core.nn.decoder import TechnicalDecoder, log_cosh, normalise_aside, normalised
 from mira_core.nn.dependence import Dependence
@@ -27,7 +33,6 @@ from mira_core.nn.prior import (
     DirichletPrior,
     DirichletProcessPrior,
     laplace_approximation,
-    log_normal_gamma_divergence,
     logit_normal_beta_divergence,
 )
 from tests.helpers import FAMILIES, make_cells, make_network, read_cells, with_columns
@@ -62,7 +67,11 @@ def residuals_of(adata, endogenous=None, dtype=FLOAT64, cells_of=None):
     s = learn(train)
     shown = train if cells_of is None else read_cells(cells_of)
     batch = shown.batch(np.arange(len(shown))).to(CPU, dtype)
-    return DevianceResiduals(train.endogenous, s)(batch), s
+    residuals = DevianceResiduals(train.endogenous, s)
+    r = residuals(batch)
+    dense = residuals(Batch.of_counts(batch.counts_BG, batch.covariates_BC, batch.extra_BF))
+    torch.testing.assert_close(dense, r, rtol=1e-6 if dtype == torch.float32 else 1e-12, atol=1e-6)
+    return r, s
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -248,10 +257,10 @@ def test_divergence_of_sticks_in_the_network_is_that_of_the_story():
 
 def test_the_divergence_of_a_stick_is_least_where_the_posterior_is_nearest_the_prior():
     prior = DirichletProcessPrior(2)
-    alpha = torch.tensor(1.0)
+    noise = prior.log_rate.exp()  # for alpha = 1
     z = torch.zeros(1, 2)  # sigmoid(Normal(0, 1.8)) is nearly uniform, as Beta(1, 1) is
     spread = torch.tensor([0.3, 1.0, 1.7, 2.6, 4.0])
-    told = [prior.topics_divergence(z, torch.full_like(z, s), alpha).item() for s in spread]
+    told = [prior.topics_divergence(z, torch.full_like(z, s), noise).item() for s in spread]
     assert min(told) == told[2] > 0
     assert told[2] < 0.05
 
@@ -275,7 +284,7 @@ def test_stick_breaking_of_extreme_sticks_is_finite_with_finite_gradients():
     prior = DirichletProcessPrior(3)
     theta = prior.theta(z)
     torch.testing.assert_close(theta[:2].detach(), torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]))
-    divergence = prior.topics_divergence(z, torch.ones_like(z), torch.tensor(1.0))
+    divergence = prior.topics_divergence(z, torch.ones_like(z), prior.log_rate.detach().exp())
     (theta.sum() + divergence.sum()).backward()
     assert torch.isfinite(divergence).all()
     assert torch.isfinite(z.grad).all()

@@ -22,7 +22,7 @@ from mira_core.nn.blocks import SpectralLinear
 from mira_core.nn.decoder import Linear
 from mira_core.nn.dependence import mismatched_pairs
 from mira_core.nn.network import TopicNetwork
-from mira_core.nn.prior import DirichletProcessPrior, normal_divergence
+from mira_core.nn.prior import DirichletProcessPrior, depth_divergence
 from mira_core.training.objective import Draws, LossTerms, draw, loss_terms, play
 from mira_core.training.schedules import Settings
 from mira_core.training.step import Stepper
@@ -334,13 +334,29 @@ class LossOf(torch.nn.Module):
         return our_terms(self.network, batch, draws).loss(0.8, 0.6)
 
 
-def test_divergence_of_normals_equals_torchs():
+def test_the_divergence_of_depths_equals_torchs():
     rng = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(50, dtype=FLOAT64, generator=rng) for _ in range(2))
-    s, t = (torch.rand(50, dtype=FLOAT64, generator=rng) + 0.01 for _ in range(2))
-    torch.testing.assert_close(
-        normal_divergence(a, s, b, t), kl_divergence(Normal(a, s), Normal(b, t)), rtol=1e-9, atol=1e-12
-    )
+    loc, depth = (torch.randn(50, dtype=FLOAT64, generator=rng) for _ in range(2))
+    scale = torch.rand(50, dtype=FLOAT64, generator=rng) + 0.01
+    wanted = kl_divergence(Normal(loc, scale), Normal(depth, torch.ones_like(depth)))
+    torch.testing.assert_close(depth_divergence(loc, scale, depth), wanted.sum(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", ["expression", "CODAL"])
+def test_gradients_written_beside_their_values_are_those_of_finite_differences(family):
+    network, batch, draws = case(family)
+    q = network.encoder(batch)
+    loc, scale = (t.detach().requires_grad_() for t in (q.theta_loc_BK, q.theta_scale_BK))
+    own = [p for p in network.prior.parameters()]
+
+    def divergences(loc, scale, *_):
+        return network.prior.topics_divergence(loc, scale, draws.prior), network.prior.divergence()
+
+    assert torch.autograd.gradcheck(divergences, (loc, scale, *own))
+    decoder = network.decoder
+    assert torch.autograd.gradcheck(lambda *_: decoder.squared_effects(), (decoder.beta.weight, decoder.norm.weight))
+    depths = [t.detach().requires_grad_() for t in (q.depth_loc_B, q.depth_scale_B)]
+    assert torch.autograd.gradcheck(lambda *t: depth_divergence(*t, batch.depth_B.log()), depths)
 
 
 @pytest.mark.parametrize(("family", "prior"), [("expression", (3,)), ("process", ())])
