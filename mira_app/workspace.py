@@ -17,7 +17,7 @@ from typing import Any
 
 import anndata as ad
 
-from mira_core import jobs
+from mira_core import jobs, processes
 from mira_core.data import anndata_io, describe
 from mira_core.data.demo import DEMOS, load_demo
 from mira_core.errors import DataError, JobError, MiraError
@@ -148,7 +148,7 @@ class Workspace:
             process = subprocess.Popen(
                 [sys.executable, "-m", "mira_core.run", str(folder)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env={**os.environ, **jobs.ENVIRONMENT},
+                env={**os.environ, **processes.ENVIRONMENT},
             )  # fmt: skip
         self._started[key] = process
         return key

@@ -1,4 +1,4 @@
-"""The command line: ``mira fit``, and whatever installed packages add (``mira serve``)."""
+"""The command line: ``mira fit``, ``mira tune``, ``mira worker``, and what others add (``mira serve``)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import param
 
-from . import __version__, jobs, options
+from . import __version__, jobs, options, processes
 from .errors import MiraError
 from .records import EpochRecord, Record
 
@@ -22,6 +22,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"mira {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_fit(commands)
+    _add_tune(commands)
+    _add_worker(commands)
     for point in sorted(entry_points(group="mira.commands"), key=lambda p: p.name):
         point.load()(commands)
     arguments = parser.parse_args(argv)
@@ -42,14 +44,97 @@ def _add_fit(commands: Any) -> None:
     p.add_argument("data", metavar="DATA.h5ad", help="cells with raw counts, or demo:pbmc700, demo:simulated")
     p.add_argument("-o", "--out", required=True, type=Path, metavar="FOLDER", help="new folder for the results")
     p.add_argument("--no-embedding", action="store_true", help="do not compute a UMAP at the end")
+    _add_options(p)
+    p.set_defaults(run=_fit)
+
+
+def _add_options(p: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> None:
     groups: dict[str, Any] = {}
     for name in options.names():
+        if name in without:
+            continue
         declared = options.parameter(name)
         group = declared.metadata["group"]
         if group not in groups:
             groups[group] = p.add_argument_group(f"options: {group}")
         groups[group].add_argument(_flag(name), dest=name, **_argument(name, declared))
-    p.set_defaults(run=_fit)
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {n: getattr(arguments, n) for n in options.names() if hasattr(arguments, n)}
+
+
+def _add_tune(commands: Any) -> None:
+    p = commands.add_parser(
+        "tune",
+        help="choose the number of topics by many trials",
+        description="Tune a topic model. Interrupted, the same command goes on where it was.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    p.add_argument("data", metavar="DATA", help="an .h5ad file, or a folder that write_ondisk_dataset wrote")
+    p.add_argument("--study", required=True, metavar="NAME", help="such as dataset/modality/model/run")
+    p.add_argument("--min-topics", required=True, type=int, metavar="N")
+    p.add_argument("--max-topics", required=True, type=int, metavar="N")
+    p.add_argument("--test", metavar="DATA", default=None, help="cells to score by; else part of DATA is held out")
+    p.add_argument("--storage", default="sqlite:///mira-tuning.db", metavar="URL",
+                   help="sqlite:///FILE, redis://HOST, postgresql://..., journal:///FILE")  # fmt: skip
+    p.add_argument("--n-jobs", type=int, default=1, metavar="N", help="concurrent trials")
+    p.add_argument("--max-trials", type=int, default=128, metavar="N")
+    p.add_argument("--min-trials", type=int, default=48, metavar="N")
+    p.add_argument("--stop-condition", type=int, default=12, metavar="N", help="trials without a better one")
+    p.add_argument("--tuner-seed", type=int, default=2556, metavar="N")
+    p.add_argument("--train-size", type=float, default=0.8, metavar="SHARE")
+    p.add_argument("--model-dir", default="models", metavar="FOLDER")
+    p.add_argument("--tensorboard-logdir", default="runs", metavar="FOLDER")
+    p.add_argument("-o", "--out", type=Path, default=None, metavar="FILE", help="where to save the best model")
+    _add_options(p, without=("num_topics", "decoder_dropout", "seed"))
+    p.set_defaults(run=_tune)
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    os.environ.update(processes.ENVIRONMENT)
+
+    from .data.sources import open_source
+    from .estimators.topic_model import TopicModel
+    from .tuning.bayesian import BayesianTuner
+
+    data = open_source(arguments.data)
+    model = TopicModel(*data.shape, **_given(arguments))
+    taken = ("min_topics", "max_topics", "storage", "n_jobs", "max_trials", "min_trials", "stop_condition",
+             "train_size", "model_dir", "tensorboard_logdir")  # fmt: skip
+    tuner = BayesianTuner(
+        model=model, save_name=arguments.study, seed=arguments.tuner_seed,
+        **{name: getattr(arguments, name) for name in taken},
+    )  # fmt: skip
+    best = tuner.fit(arguments.data, arguments.test)
+    if arguments.out is not None:
+        best.save(arguments.out)
+    print(f"best: {best.num_topics} topics, {arguments.out or tuner.study.best_trial.number}")
+    return 0
+
+
+def _add_worker(commands: Any) -> None:
+    p = commands.add_parser(
+        "worker",
+        help="run trials of a study that somebody else began",
+        description="Run trials of a study until no further one is wanted. The study's data and model folder must be "
+        "at the same paths as where it was begun.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    p.add_argument("--study", required=True, metavar="NAME")
+    p.add_argument("--storage", required=True, metavar="URL")
+    p.add_argument("--device", default=None, metavar="DEVICE", help="such as cuda:1; else as the model's options say")
+    p.set_defaults(run=_worker)
+
+
+def _worker(arguments: argparse.Namespace) -> int:
+    os.environ.update(processes.ENVIRONMENT)
+
+    from .tuning.workers import run_worker
+
+    why = run_worker({"storage": arguments.storage, "study": arguments.study}, arguments.device)
+    print(f"ended, as {why}")
+    return 0
 
 
 def _flag(name: str) -> str:
@@ -73,12 +158,11 @@ def _argument(name: str, declared: param.Parameter) -> dict[str, Any]:
 def _fit(arguments: argparse.Namespace) -> int:
     from tqdm.auto import tqdm
 
-    os.environ.update(jobs.ENVIRONMENT)
+    os.environ.update(processes.ENVIRONMENT)
 
     from .run import run_job
 
-    given = {n: getattr(arguments, n) for n in options.names() if hasattr(arguments, n)}
-    jobs.write_spec(arguments.out, data=arguments.data, model=given, embedding=not arguments.no_embedding)
+    jobs.write_spec(arguments.out, data=arguments.data, model=_given(arguments), embedding=not arguments.no_embedding)
     with tqdm(unit="epoch", disable=not sys.stderr.isatty()) as bar:
 
         def show(record: Record) -> None:

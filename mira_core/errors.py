@@ -23,6 +23,10 @@ class TrainingError(MiraError, RuntimeError):
     """Training cannot go on, for example because the loss is no longer finite."""
 
 
+class TuningError(MiraError, RuntimeError):
+    """A study cannot go on: its storage is gone, nearly all its trials fail, or it is another study than was meant."""
+
+
 class CheckpointError(MiraError, ValueError):
     """A file is not a saved model, or comes from a newer version."""
 

@@ -16,7 +16,6 @@ Reading a folder needs nothing but this module, and works while the job runs, af
 from __future__ import annotations
 
 import json
-import os
 import socket
 import time
 from collections.abc import Mapping
@@ -24,19 +23,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from . import options as opt
 from .data.demo import DEMOS
 from .errors import JobError
 from .files import write_json
+from .processes import SILENT_AFTER, is_alive, this_process
 
 FORMAT = 1
-SILENT_AFTER = 60.0  # seconds without a heartbeat, for processes whose life cannot be checked from here
-# For the environment of a process that trains, before it loads torch. OpenMP's threads otherwise spin for long while
-# they wait for each other; with as many busy processes as cores that made a step 4 to 20 times slower. Not to spin at
-# all made a single training half as fast; a short spin costs either a third at most.
-ENVIRONMENT = {"GOMP_SPINCOUNT": "1000"}
 STATES = ("waiting", "running", "silent", "finished", "stopped", "failed", "died")
 ENDED = ("finished", "stopped", "failed", "died")
 
@@ -225,25 +218,6 @@ def claim(folder: Path) -> None:
                 ) from None
             path.unlink(missing_ok=True)
     raise JobError(f"the job in {folder} is being started by another process")
-
-
-def this_process() -> dict[str, Any]:
-    """Name this process so that it cannot be mistaken for a later one with the same pid."""
-    return {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "process_started": psutil.Process().create_time(),
-    }
-
-
-def is_alive(process: Mapping[str, Any]) -> bool:
-    """Whether a process of this host still runs: same pid and same start."""
-    try:
-        p = psutil.Process(int(process["pid"]))
-        same = abs(p.create_time() - float(process["process_started"])) < 1.0
-        return same and p.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, KeyError, TypeError, ValueError):
-        return False
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -9,9 +9,13 @@ from . import options
 from .estimators.topic_model import TopicModel, load_model
 from .recommend import Recommendation, recommend_parameters
 from .training.writers import TensorBoardWriter, Writer
+from .tuning.bayesian import BayesianTuner
+from .tuning.storage import Redis
 
 __all__ = [
+    "BayesianTuner",
     "Recommendation",
+    "Redis",
     "TensorBoardWriter",
     "TopicModel",
     "Writer",

@@ -20,6 +20,7 @@ from ..data.statistics import Statistics
 from ..errors import DataError, NotFitted, OptionError
 from ..nn.network import TopicNetwork
 from ..records import EpochRecord
+from ..training.evaluation import mean_loss
 from . import interpretation
 from .parameters import Parameters
 
@@ -261,7 +262,7 @@ class FittedModel(Parameters):
         At full weight of all terms and over fixed draws, so that the same model and data give the same score.
         """
         network = self._fitted().network
-        return interpretation.mean_loss(network, self._cells(sources.open_source(data)))["loss"]
+        return mean_loss(network, self._cells(sources.open_source(data)))["loss"]
 
     # --- topics ---------------------------------------------------------------------------------
 

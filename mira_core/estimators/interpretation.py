@@ -6,7 +6,6 @@ Shapes: N cells, G features, K topics.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import scipy.cluster.hierarchy as hierarchy
@@ -17,22 +16,10 @@ from ..data import loaders
 from ..data.counts import Cells
 from ..nn.network import TopicNetwork
 from ..nn.prior import quasi_normal
-from ..training.objective import Draws, loss_terms
+from ..training.evaluation import evaluating
 
 POSTERIOR_POINTS = 128
 POINTS_AT_ONCE = 16
-
-
-@contextmanager
-def evaluating(network: TopicNetwork) -> Iterator[None]:
-    """Evaluate without gradients or dropout; a training that goes on meanwhile does not notice."""
-    before = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        network.train(before)
 
 
 def compositions(network: TopicNetwork, cells: Cells, batch_size: int = 512) -> np.ndarray:
@@ -54,23 +41,6 @@ def compositions(network: TopicNetwork, cells: Cells, batch_size: int = 512) -> 
         out[done : done + len(theta)] = (theta / theta.sum(1, keepdim=True)).cpu().numpy()
         done += len(theta)
     return out
-
-
-def mean_loss(network: TopicNetwork, cells: Cells, n_draws: int = 8, batch_size: int = 512) -> dict[str, float]:
-    """Return loss, distortion and rate in nats per cell, at full weight, over fixed draws shared by all cells."""
-    K, device = network.num_topics, network.device
-    points = quasi_normal(n_draws, K + 1).to(device, torch.float32)
-    prior_draws = network.prior.fixed_noise(n_draws)
-    sums = torch.zeros(3, dtype=torch.float64)
-    for batch in loaders.in_order(cells, batch_size):
-        batch = batch.to(device)
-        for p, prior_draw in zip(points, prior_draws, strict=True):
-            draws = Draws(prior_draw, p[:K].expand(batch.n_cells, K), p[K].expand(batch.n_cells))
-            with evaluating(network):
-                terms, _ = loss_terms(network, batch, draws)
-            sums += torch.stack([terms.distortion + terms.rate, terms.distortion, terms.rate]).double().cpu()
-    loss, distortion, rate = (sums / (n_draws * len(cells))).tolist()
-    return {"loss": loss, "distortion": distortion, "rate": rate}
 
 
 def frequencies(network: TopicNetwork, theta: np.ndarray, batch_size: int = 512) -> Iterator[np.ndarray]:

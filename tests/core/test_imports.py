@@ -15,8 +15,8 @@ import mira_core.data
 import mira_core.topics
 
 ROOT = Path(mira_core.__file__).parent
-LAYERS = ["base", "data", "nn", "models", "training", "plots", "estimators", "top", "mira_app"]
-BASE = {"errors", "options", "records", "recommend", "files"}
+LAYERS = ["base", "data", "nn", "models", "training", "plots", "estimators", "tuning", "top", "mira_app"]
+BASE = {"errors", "options", "records", "recommend", "files", "processes"}
 PACKAGES = set(LAYERS[1:-2])
 TOP = {"__init__", "topics", "jobs", "run", "cli"}
 SOURCES = sorted(ROOT.rglob("*.py"))
@@ -120,8 +120,8 @@ def test_importing_alone_prints_nothing():
 def test_the_public_names_are_exactly_these():
     assert mira_core.__all__ == ["data", "topics"]
     assert sorted(mira_core.topics.__all__) == [
-        "Recommendation", "TensorBoardWriter", "TopicModel", "Writer", "load_model", "make_model",
-        "recommend_parameters",
+        "BayesianTuner", "Recommendation", "Redis", "TensorBoardWriter", "TopicModel", "Writer", "load_model",
+        "make_model", "recommend_parameters",
     ]  # fmt: skip
     assert sorted(mira_core.data.__all__) == ["load_demo", "simulate_expression"]
     for package in (mira_core, mira_core.topics, mira_core.data):

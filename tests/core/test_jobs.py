@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
-from mira_core import jobs
+from mira_core import jobs, processes
 from mira_core.errors import JobError, MiraError, OptionError
 from mira_core.records import EpochRecord, StepRecord, from_dict
 from mira_core.run import main, run_job
@@ -236,14 +236,14 @@ def test_a_line_torn_by_a_kill_is_passed_over(folder):
 
 
 def test_a_running_job_is_running_as_long_as_its_process_lives(folder):
-    say(folder, jobs.this_process(), state="running", heartbeat=0)
+    say(folder, processes.this_process(), state="running", heartbeat=0)
     assert jobs.read_status(folder).state == "running"
     say(folder, dead_process())
     assert jobs.read_status(folder).state == "died"
 
 
 def test_another_process_with_the_same_pid_is_not_the_job(folder):
-    say(folder, {**jobs.this_process(), "process_started": 12345.0}, state="running")
+    say(folder, {**processes.this_process(), "process_started": 12345.0}, state="running")
     assert jobs.read_status(folder).state == "died"
 
 
@@ -273,12 +273,12 @@ def test_a_status_that_cannot_be_read_is_no_crash(folder, text):
     [{}, {"pid": "x"}, {"pid": 1}, {"pid": -5, "process_started": 0}, {"pid": None, "process_started": 1}],
 )
 def test_a_process_that_is_not_named_well_is_not_alive(process):
-    assert not jobs.is_alive(process)
+    assert not processes.is_alive(process)
 
 
 def test_this_process_is_alive():
-    assert jobs.is_alive(jobs.this_process())
-    assert jobs.this_process()["pid"] == os.getpid()
+    assert processes.is_alive(processes.this_process())
+    assert processes.this_process()["pid"] == os.getpid()
 
 
 def test_time_left_is_estimated_from_the_steps_done():
@@ -294,7 +294,7 @@ def test_time_left_is_estimated_from_the_steps_done():
 def test_a_waiting_job_is_claimed_by_this_process(folder):
     folder.mkdir()
     jobs.claim(folder)
-    assert json.loads((folder / "process.json").read_text()) == jobs.this_process()
+    assert json.loads((folder / "process.json").read_text()) == processes.this_process()
 
 
 def test_a_job_whose_process_lives_cannot_be_claimed(folder):

@@ -19,6 +19,7 @@ import mira_core as mira
 from mira_core.data.loaders import in_order
 from mira_core.errors import DataError, NotFitted, OptionError
 from mira_core.estimators import interpretation
+from mira_core.training import evaluation
 from tests.helpers import FAMILIES, arrays, make, make_cells, read_cells, same, with_columns
 
 
@@ -241,8 +242,8 @@ def test_topics_and_score_do_not_depend_on_the_inference_batch(fitted, cells, si
         rtol=1e-4,
         atol=1e-6,
     )
-    told = interpretation.mean_loss(fitted.network, read, n_draws=4, batch_size=size)
-    wanted = interpretation.mean_loss(fitted.network, read, n_draws=4)
+    told = evaluation.mean_loss(fitted.network, read, n_draws=4, batch_size=size)
+    wanted = evaluation.mean_loss(fitted.network, read, n_draws=4)
     assert told == pytest.approx(wanted, rel=1e-5)
     assert told["loss"] == pytest.approx(told["distortion"] + told["rate"], rel=1e-5)
 

@@ -1,0 +1,423 @@
+"""The tuner: the number of topics and how strongly to regularise, chosen by held-out loss."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from concurrent.futures import Executor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+
+from ..data.counts import Cells
+from ..data.on_disk import OnDiskDataset
+from ..data.sources import Data
+from ..errors import OptionError, TuningError
+from ..estimators.topic_model import TopicModel, load_model
+from . import storage as storages
+from . import workers
+from .search import Search, search_space
+from .storage import Storage, patiently
+from .study import BUDGET, Plan, attributes, best_of, fail, fail_dead, standing, trials_of
+from .table import Table
+from .worker import Worker, read_cells
+
+SQLITE = "sqlite:///mira-tuning.db"
+NEAR = 3  # topics from the end of the range, where the best number calls for a wider one
+
+
+class BayesianTuner:
+    """Chooses the number of topics and the regularisation that suit the data best.
+
+    Models are trained with parameters that a sampler suggests, each is scored by cells that it was not trained on,
+    and what was learned goes into the next suggestion. Trials that do worse than others at the same epoch are
+    stopped early.
+
+    Parameters
+    ----------
+    model
+        Topic model to tune, with the columns of features set and the learning rates configured by
+        `get_learning_rate_bounds`.
+    save_name
+        Name of the study in the storage, such as dataset/modality/model_id/tuning_run.
+    min_topics, max_topics
+        Least and greatest number of topics to try.
+    storage
+        ``'sqlite:///FILE'`` for up to 5 concurrent trials, `mira.topics.Redis`, the URL of a PostgreSQL or MySQL
+        database, or ``'journal:///FILE'``.
+    n_jobs
+        Concurrent trials, each in a process of its own; 1: in this one.
+    max_trials, min_trials, stop_condition
+        Ends once `min_trials` have ended and `stop_condition` have passed without a better one, or once
+        `max_trials` have begun.
+    seed
+        Of sampler, split and models. With one job, the same seed gives the same study.
+    tensorboard_logdir
+        Folder for TensorBoard's logs.
+    model_dir
+        Folder for the models of completed trials.
+    pruner, sampler
+        Optuna's, or None: successive halving, and a Gaussian process that pruned trials inform too.
+    log_steps, log_every
+        Whether steps are logged for TensorBoard besides epochs, and which.
+    train_size
+        Share of the cells for training, where `fit` is given none for testing.
+    search
+        Further options to tune, by name, with both ends or None for the usual ones:
+        ``{"initial_pseudocounts": (10, 200), "hidden": None}``.
+
+    Attributes
+    ----------
+    study : optuna.study.Study
+        What was tried so far.
+    trial_attrs : list of dict
+        For each trial its number, state, score, parameters and attributes, which plots can show.
+
+    Raises
+    ------
+    OptionError
+    """
+
+    def __init__(
+        self,
+        *,
+        model: TopicModel,
+        save_name: str,
+        min_topics: int,
+        max_topics: int,
+        storage: Storage = SQLITE,
+        n_jobs: int = 1,
+        max_trials: int = 128,
+        min_trials: int = 48,
+        stop_condition: int = 12,
+        seed: int = 2556,
+        tensorboard_logdir: str | Path = "runs",
+        model_dir: str | Path = "models",
+        pruner: optuna.pruners.BasePruner | None = None,
+        sampler: optuna.samplers.BaseSampler | None = None,
+        log_steps: bool = False,
+        log_every: int = 10,
+        train_size: float = 0.8,
+        search: Search | None = None,
+    ) -> None:
+        for name, value in {"n_jobs": n_jobs, "max_trials": max_trials, "min_trials": min_trials,
+                            "stop_condition": stop_condition, "log_every": log_every}.items():  # fmt: skip
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise OptionError(f"{name} must be an integer of at least 1; got {value!r}")
+        if min_trials > max_trials:
+            raise OptionError(f"min_trials must not exceed max_trials; got {min_trials} and {max_trials}")
+        if not isinstance(save_name, str) or not save_name.strip("/"):
+            raise OptionError(f"save_name must be a name such as 'dataset/modality/model/run'; got {save_name!r}")
+        if not 0 < train_size < 1:
+            raise OptionError(f"train_size must be between 0 and 1; got {train_size}")
+        storages.check_jobs(storage, n_jobs)
+        self.model, self.save_name, self.storage, self.n_jobs = model, save_name, storage, int(n_jobs)
+        self.pruner, self.sampler = pruner, sampler
+        self.min_topics, self.max_topics = min_topics, max_topics
+        given = {k: v for k, v in model.given.items() if k not in ("num_topics", "decoder_dropout", "seed")}
+        self._plan = Plan(
+            n_samples=model.n_samples, n_features=model.n_features, given=given,
+            space=search_space(model.get_params(), min_topics, max_topics, search),
+            min_trials=int(min_trials), max_trials=int(max_trials), stop_condition=int(stop_condition),
+            seed=int(seed), train_size=train_size, digest="", log_steps=bool(log_steps), log_every=int(log_every),
+            model_dir=str(_folder(model_dir, save_name)),
+            tensorboard_logdir=str(_folder(tensorboard_logdir, save_name)),
+        )  # fmt: skip
+        self._study: optuna.Study | None = None
+        self._opened: optuna.storages.BaseStorage | None = None
+
+    # --- the study ------------------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, *, model: TopicModel, save_name: str, storage: Storage = SQLITE) -> BayesianTuner:
+        """Load a tuning run from its storage.
+
+        Raises
+        ------
+        TuningError
+            If there is no such run.
+        """
+        opened = storages.open_storage(storage)
+        study = workers.load_study(opened, save_name)
+        plan = Plan.of(study)
+        topics = plan.space["num_topics"]
+        tuner = cls(
+            model=model, save_name=save_name, storage=storage, min_topics=int(topics.low),
+            max_topics=int(topics.high), max_trials=plan.max_trials, min_trials=plan.min_trials,
+            stop_condition=plan.stop_condition, seed=plan.seed, log_steps=plan.log_steps, log_every=plan.log_every,
+            train_size=plan.train_size,
+        )  # fmt: skip
+        tuner._plan, tuner._opened = plan, opened
+        tuner._study = tuner._open(opened)
+        return tuner
+
+    @property
+    def study(self) -> optuna.Study:
+        """The study in its storage."""
+        if self._study is None:
+            self._opened = storages.open_storage(self.storage)
+            self._study = self._open(self._opened)
+        return self._study
+
+    def _open(self, opened: optuna.storages.BaseStorage) -> optuna.Study:
+        return workers.open_study(
+            opened, self.save_name, self.model.num_epochs, self._plan.seed, self.n_jobs, self.sampler, self.pruner
+        )
+
+    @property
+    def trial_attrs(self) -> list[dict[str, Any]]:
+        """Number, state, score, parameters and attributes of each trial."""
+        return [attributes(t) for t in trials_of(self.study)]
+
+    def purge(self, *, dead_only: bool = False) -> list[int]:
+        """Change the state of RUNNING trials to FAILED; return their numbers.
+
+        Trials of a tuning that was killed stay RUNNING for ever. `fit` recognises them by itself; this is for those
+        who look at the study meanwhile.
+
+        Parameters
+        ----------
+        dead_only
+            Leave those whose process is not proven gone, or silent for a minute.
+        """
+        study = self.study
+        assert self._opened is not None
+        if dead_only:
+            return fail_dead(study, self._opened)
+        opened, purged = self._opened, []
+        for trial in trials_of(study, [TrialState.RUNNING]):
+            why = {"type": "Purged", "message": f"purged while its process was {standing(trial)}"}
+            if patiently(lambda t=trial, w=why: fail(study, opened, t, w)):  # type: ignore[misc]
+                purged.append(trial.number)
+        return purged
+
+    def stop(self) -> None:
+        """Ask every worker of the study, wherever it runs, to stop at its next step; `fit` goes on later."""
+        patiently(lambda: self.study.set_user_attr("stop", True))
+
+    def pause(self, paused: bool = True) -> None:
+        """Ask every worker of the study to begin no further trial, or, with False, to go on."""
+        patiently(lambda: self.study.set_user_attr("pause", paused))
+
+    # --- tuning ---------------------------------------------------------------------------------
+
+    def fit(self, train: Data, test: Data | None = None, *, executor: Executor | None = None) -> TopicModel:
+        """Tune, or go on with a tuning that was interrupted.
+
+        Parameters
+        ----------
+        train
+            AnnData, the path of an .h5ad file, or of a folder that `write_ondisk_dataset` wrote.
+        test
+            Cells to score by; None: part of `train`, as `train_size` says, in proportion within every combination of
+            covariates.
+        executor
+            Where trials are to run, `n_jobs` at a time: anything with ``submit``, such as
+            ``dask.distributed.Client(...).get_executor()``. Its processes must see the same files and storage.
+            None: processes of this machine.
+
+        Returns
+        -------
+        TopicModel
+            The best model.
+
+        Raises
+        ------
+        TuningError
+            If the study was begun with another model, search or data; if its storage is away for long; or if all
+            trials fail.
+        """
+        here = self.n_jobs == 1 and executor is None
+        cells, held_out = read_cells(self.model, train, test, self._plan)
+        plan = replace(self._plan, digest=_digest(cells, held_out))
+        study = self.study
+        if not here:
+            plan = replace(plan, train=str(self._on_disk(train, "train", plan)),
+                           test=None if test is None else str(self._on_disk(test, "test", plan)))  # fmt: skip
+        self._agree(plan)
+        patiently(lambda: study.set_user_attr("plan", plan.to_dict()))
+        for flag in ("stop", "pause"):
+            patiently(lambda f=flag: study.set_user_attr(f, False))  # type: ignore[misc]
+        self._plan = plan
+        assert self._opened is not None
+        with Table(study, plan) as table:
+            if here:
+                why = Worker(study, self._opened, cells, held_out, listen=table.show).run()
+            else:
+                team = workers.Team(study, self._opened, plan, self.storage, self.n_jobs, self.sampler, self.pruner)
+                why = team.run_in(executor, table.refresh) if executor else team.run_processes(table.refresh)
+        table.say(why)
+        self._warn_of_ends()
+        return self.fetch_best_weights()
+
+    def _agree(self, plan: Plan) -> None:
+        """Raise if the study was begun otherwise."""
+        if not patiently(lambda: self.study.user_attrs).get("plan"):
+            return
+        before, now = Plan.of(self.study).to_dict(), plan.to_dict()
+        free = {*BUDGET, "model_dir", "tensorboard_logdir", "log_steps", "log_every", "train", "test"}
+        if differ := [k for k in now if k not in free and before[k] != now[k]]:
+            what = "; ".join(f"{k} was {before[k]!r} and is {now[k]!r}" for k in differ)
+            raise TuningError(
+                f"the study {self.save_name!r} was begun otherwise: {what[:600]}. Choose another save_name, or give "
+                "what it was begun with"
+            )
+
+    def _on_disk(self, data: Data, part: str, plan: Plan) -> Path:
+        """Return a folder from which other processes read the data; write it where there is none."""
+        if isinstance(data, OnDiskDataset) and data.rows is None:
+            return data.path.resolve()
+        if isinstance(data, OnDiskDataset):
+            raise OptionError("processes cannot share a view of a folder; give the folder, or write the part to one")
+        if isinstance(data, str | Path) and Path(data).is_dir():
+            return Path(data).resolve()
+        folder = Path(plan.model_dir) / f"{part}-{plan.digest[:16]}"
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            self.model.write_ondisk_dataset(data, folder)
+        return folder
+
+    def _warn_of_ends(self) -> None:
+        best = best_of(trials_of(self.study))
+        if best is None:
+            return
+        topics = best.params["num_topics"]
+        for end, name, where, other in (
+            (self.min_topics, "min_topics", "lower", "lowest"), (self.max_topics, "max_topics", "higher", "highest"),
+        ):  # fmt: skip
+            if abs(topics - end) <= NEAR and not (name == "min_topics" and end == 2):
+                warnings.warn(
+                    f"the best model has {topics} topics, near the {other} number tried; tune anew with a {where} "
+                    f"{name} than {end}",
+                    stacklevel=3,
+                )
+
+    # --- models ---------------------------------------------------------------------------------
+
+    def fetch_weights(self, trial_num: int) -> TopicModel:
+        """Fetch the model of a trial from the disk.
+
+        Raises
+        ------
+        ValueError
+            If the trial does not exist.
+        KeyError
+            If it did not finish: it was pruned, failed, or is running.
+        """
+        found = {t.number: t for t in trials_of(self.study)}
+        if trial_num not in found:
+            have = f"0 to {max(found)}" if found else "none"
+            raise ValueError(f"there is no trial {trial_num}; there are {have}")
+        state = found[trial_num].state
+        if state != TrialState.COMPLETE:
+            raise KeyError(f"trial {trial_num} did not finish: it is {state.name}, and only COMPLETE ones are kept")
+        return load_model(self._plan.weights(trial_num))
+
+    def fetch_best_weights(self) -> TopicModel:
+        """Fetch the best model from the disk.
+
+        Raises
+        ------
+        ValueError
+            If no trial has been completed.
+        """
+        best = best_of(trials_of(self.study))
+        if best is None:
+            states = [t.state.name for t in trials_of(self.study)]
+            raise ValueError(f"no trial has been completed; {len(states)} have begun")
+        return self.fetch_weights(best.number)
+
+    # --- figures --------------------------------------------------------------------------------
+
+    def plot_intermediate_values(self, palette: str = "Spectral_r", hue: str = "value", ax: Any = None,
+                                 figsize: tuple[float, float] = (10, 7), log_hue: bool = False,
+                                 na_color: str = "lightgrey", add_legend: bool = True, vmax: float | None = None,
+                                 vmin: float | None = None, **plot_kwargs: Any) -> Any:  # fmt: skip
+        """Draw the score of every trial at each epoch.
+
+        Parameters
+        ----------
+        palette
+            Colours, by matplotlib's name.
+        hue
+            Attribute to colour trials by; see `trial_attrs`.
+        ax, figsize
+            Axes to draw on, or the size of new ones.
+        log_hue
+            Whether to colour by the attribute's logarithm.
+        na_color
+            Of trials without the attribute.
+        add_legend
+            Whether to explain the colours.
+        vmax, vmin
+            Ends of the colours.
+        **plot_kwargs
+            For matplotlib's ``plot``.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+        """
+        from ..plots.trials import plot_intermediate_values
+
+        return plot_intermediate_values(
+            self.trial_attrs, {t.number: t.intermediate_values for t in trials_of(self.study)}, palette=palette,
+            hue=hue, ax=ax, figsize=figsize, log_hue=log_hue, na_color=na_color, add_legend=add_legend, vmax=vmax,
+            vmin=vmin, **plot_kwargs,
+        )  # fmt: skip
+
+    def plot_pareto_front(self, x: str = "num_topics", y: str = "elbo", hue: str = "number", ax: Any = None,
+                          figsize: tuple[float, float] = (7, 7), palette: str = "Blues",
+                          na_color: str = "lightgrey", size: float = 100, alpha: float = 0.8,
+                          add_legend: bool = True, label_pareto_front: bool = False,
+                          include_pruned_trials: bool = True) -> Any:  # fmt: skip
+        """Draw one attribute of the trials against another.
+
+        Parameters
+        ----------
+        x, y, hue
+            Attributes, see `trial_attrs`; ``"elbo"`` and ``"value"`` are the score.
+        ax, figsize
+            Axes to draw on, or the size of new ones.
+        palette, na_color
+            Colours, and that of trials without the attribute.
+        size, alpha
+            Of the points.
+        add_legend
+            Whether to explain the colours.
+        label_pareto_front
+            Whether to number only the trials on the Pareto front of distortion and rate, the best ones.
+        include_pruned_trials
+            Whether to draw them.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+        """
+        from ..plots.trials import plot_pareto_front
+
+        return plot_pareto_front(
+            self.trial_attrs, x=x, y=y, hue=hue, ax=ax, figsize=figsize, palette=palette, na_color=na_color,
+            size=size, alpha=alpha, add_legend=add_legend, label_pareto_front=label_pareto_front,
+            include_pruned_trials=include_pruned_trials,
+        )  # fmt: skip
+
+
+def _folder(root: str | Path, save_name: str) -> Path:
+    """Return the study's folder under a root, which it cannot leave."""
+    parts = [p for p in save_name.split("/") if p not in ("", ".", "..")]
+    return Path(root).resolve().joinpath(*parts)
+
+
+def _digest(*parts: Cells) -> str:
+    """Return a name for these cells that does not depend on how they are stored."""
+    digest = hashlib.sha256()
+    for cells in parts:
+        digest.update(repr((cells.counts.shape, cells.features.tolist())).encode())
+        for array in (cells.counts.depths(), cells.counts.feature_totals(), cells.endogenous):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,40 @@
+"""A worker as a process of its own: ``python -m mira_core.tuning.process FILE DEVICE``, as the tuner starts it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+ORPHAN = 1.0  # seconds after which a worker notices that its tuner is gone
+
+
+def _watch(parent: int) -> None:
+    """End as if asked to, once the tuner is gone: whoever killed it wants an end of the tuning."""
+    while os.getppid() == parent:
+        time.sleep(ORPHAN)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main() -> int:
+    """Run trials until none is wanted."""
+    from ..errors import MiraError
+    from .workers import run_worker
+
+    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+    # written by the tuner that started this process, in a folder that only its user can enter
+    payload = pickle.loads(Path(sys.argv[1]).read_bytes())
+    try:
+        run_worker(payload, sys.argv[2] or None)
+    except MiraError as problem:
+        print(f"mira: error: {problem}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

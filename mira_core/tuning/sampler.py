@@ -1,0 +1,205 @@
+"""Which parameters to try next: a Gaussian process over parameters and rungs.
+
+Successive halving stops half of all trials before they end. A process over completed trials alone would learn from
+the other half only; here every rung that a trial reached is an observation, and what the process says of the last
+rung is what counts. The acquisition is the expected improvement there, times the probability of not being pruned
+before. (Expected improvement: Jones, Schonlau & Welch, J. Global Optimization 1998.)
+
+Shapes: T observations, D parameters, M candidates.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.trial import FrozenTrial, TrialState
+from scipy.stats import norm, qmc
+
+CANDIDATES = 512
+REFINED = 64  # further candidates near the best trials
+
+
+class RungSampler(optuna.samplers.BaseSampler):
+    """Suggests parameters by a Gaussian process that pruned trials inform too.
+
+    Parameters
+    ----------
+    rungs
+        Epochs at which trials are pruned, and the last one, in order.
+    seed
+        With the same seed and the same trials before it, a trial gets the same parameters.
+    n_startup
+        Trials that are drawn at random before the process is asked.
+    reduction_factor
+        Of the pruner: one in so many survives a rung.
+    """
+
+    def __init__(self, rungs: Sequence[int], seed: int = 0, n_startup: int = 15, reduction_factor: float = 2.0) -> None:
+        self.rungs, self.seed, self.n_startup = tuple(rungs), seed, n_startup
+        self.reduction_factor = reduction_factor
+        self._space = optuna.search_space.IntersectionSearchSpace()
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return the parameters that all trials had, those that are numbers."""
+        space = self._space.calculate(study)
+        return {n: d for n, d in space.items() if not d.single() and not isinstance(d, CategoricalDistribution)}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Draw one parameter at random."""
+        if isinstance(param_distribution, CategoricalDistribution):
+            return param_distribution.choices[
+                int(self._rng(trial, param_name).integers(len(param_distribution.choices)))
+            ]
+        return _from_unit(self._rng(trial, param_name).random(), param_distribution)
+
+    def _rng(self, trial: FrozenTrial, *more: str) -> np.random.Generator:
+        # a generator for each trial, so that a study that was interrupted goes on as if it had not been
+        words = [self.seed, trial.number, *(b for word in more for b in word.encode())]
+        return np.random.default_rng(words)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Suggest all parameters; nothing during the first trials."""
+        if not search_space:
+            return {}
+        others = [
+            t
+            for t in study.get_trials(deepcopy=False)
+            if t.number != trial.number and search_space.keys() <= t.params.keys()
+        ]
+        seen = [t for t in others if t.state in (TrialState.COMPLETE, TrialState.PRUNED) and self._at_rungs(t)]
+        if len(seen) < self.n_startup or not any(len(self._rungs_of(t)) == len(self.rungs) for t in seen):
+            return {}
+        running = [t for t in others if t.state == TrialState.RUNNING]
+        x_D = self._suggest(seen, running, search_space, self._rng(trial))
+        return {name: _from_unit(u, d) for u, (name, d) in zip(x_D, search_space.items(), strict=True)}
+
+    def _rungs_of(self, trial: FrozenTrial) -> list[int]:
+        return [r for r in self.rungs if np.isfinite(trial.intermediate_values.get(r, np.nan))]
+
+    def _at_rungs(self, trial: FrozenTrial) -> dict[int, float]:
+        """Return the score at every rung reached, by the rung's position."""
+        return {self.rungs.index(r): trial.intermediate_values[r] for r in self._rungs_of(trial)}
+
+    def _suggest(
+        self,
+        seen: list[FrozenTrial],
+        running: list[FrozenTrial],
+        space: Mapping[str, BaseDistribution],
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        last = len(self.rungs) - 1
+        points = [(np.append(_unit(t, space), r), r, y) for t in seen for r, y in self._at_rungs(t).items()]
+        x, rung = np.array([p[0] for p in points]), np.array([p[1] for p in points])
+        y = np.array([p[2] for p in points])
+        # The weight of the rate grows from rung to rung: scores are compared within one.
+        centre, spread = np.zeros(last + 1), np.ones(last + 1)
+        for r in range(last + 1):
+            at = y[rung == r]
+            if len(at):
+                centre[r] = np.median(at)
+                spread[r] = max(np.subtract(*np.percentile(at, [75, 25])) / 1.35, 1e-6 * max(1.0, abs(centre[r])))
+        z = np.clip((y - centre[rung]) / spread[rung], -5, 5)  # a trial that went astray must not flatten the rest
+        process = _fit(_scaled(x, last), z, rng)
+        pending = [_unit(t, space) for t in running]
+        if pending:  # as if they had ended as expected
+            liars = np.column_stack([np.array(pending), np.full(len(pending), last)])
+            expected = process.predict(_scaled(liars, last))
+            process = _condition(process, np.vstack([_scaled(x, last), _scaled(liars, last)]), np.append(z, expected))
+        candidates = self._candidates(seen, space, rng)
+        log_acquisition = self._improvement(process, candidates, z, rung) + self._survival(process, candidates, z, rung)
+        return candidates[int(np.argmax(log_acquisition))]
+
+    def _candidates(
+        self, seen: list[FrozenTrial], space: Mapping[str, BaseDistribution], rng: np.random.Generator
+    ) -> np.ndarray:
+        """Return points over the whole space, and some near the best trials, M x D."""
+        everywhere = qmc.Sobol(len(space), rng=rng).random(CANDIDATES)
+        best = sorted((t for t in seen if t.state == TrialState.COMPLETE), key=lambda t: t.value or 0.0)[:4]
+        near = np.array([_unit(t, space) for t in best])[rng.integers(len(best), size=REFINED)]
+        near = np.clip(near + rng.normal(0, 0.05, near.shape), 0, 1)
+        return np.vstack([everywhere, near])
+
+    def _improvement(self, process: Any, candidates: np.ndarray, z: np.ndarray, rung: np.ndarray) -> np.ndarray:
+        last = len(self.rungs) - 1
+        mean, deviation = _predicted(process, candidates, last, last)
+        gain = z[rung == last].min() - mean
+        return np.log(np.maximum(gain * norm.cdf(gain / deviation) + deviation * norm.pdf(gain / deviation), 1e-300))
+
+    def _survival(self, process: Any, candidates: np.ndarray, z: np.ndarray, rung: np.ndarray) -> np.ndarray:
+        last = len(self.rungs) - 1
+        total = np.zeros(len(candidates))
+        for r in range(last):
+            threshold = np.quantile(z[rung == r], 1 / self.reduction_factor)
+            mean, deviation = _predicted(process, candidates, r, last)
+            total += norm.logcdf((threshold - mean) / deviation)
+        return total
+
+
+def _unit(trial: FrozenTrial, space: Mapping[str, BaseDistribution]) -> np.ndarray:
+    """Return a trial's parameters between 0 and 1, D."""
+    return np.array([_to_unit(trial.params[name], d) for name, d in space.items()])
+
+
+def _ends(distribution: Any) -> tuple[float, float]:
+    """Return the ends in the units that are searched evenly; of whole numbers, half a step beyond."""
+    half = 0.5 if isinstance(distribution, optuna.distributions.IntDistribution) else 0.0
+    low, high = distribution.low - half, distribution.high + half
+    return (np.log(low), np.log(high)) if distribution.log else (low, high)
+
+
+def _to_unit(value: float, distribution: Any) -> float:
+    low, high = _ends(distribution)
+    return float(((np.log(value) if distribution.log else value) - low) / (high - low))
+
+
+def _from_unit(u: float, distribution: Any) -> Any:
+    low, high = _ends(distribution)
+    value = low + u * (high - low)
+    value = float(np.exp(value)) if distribution.log else float(value)
+    if isinstance(distribution, optuna.distributions.IntDistribution):
+        value = distribution.low + distribution.step * round((value - distribution.low) / distribution.step)
+        return int(min(max(value, distribution.low), distribution.high))
+    return min(max(value, distribution.low), distribution.high)
+
+
+def _scaled(x: np.ndarray, last: int) -> np.ndarray:
+    """Return parameters and rungs, all between 0 and 1, T x (D + 1)."""
+    out = np.array(x, dtype=float)
+    out[:, -1] /= max(last, 1)
+    return out
+
+
+def _fit(x: np.ndarray, z: np.ndarray, rng: np.random.Generator) -> Any:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+    kernel = ConstantKernel(1.0, (0.05, 20.0)) * Matern(np.full(x.shape[1], 0.5), (0.05, 10.0), nu=2.5) + WhiteKernel(
+        0.1, (1e-3, 1.0)
+    )
+    process = GaussianProcessRegressor(kernel, normalize_y=True, random_state=int(rng.integers(2**31)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a length at its bound is an answer
+        return process.fit(x, z)
+
+
+def _condition(process: Any, x: np.ndarray, z: np.ndarray) -> Any:
+    """Return the process with further observations, its lengths and noise as they are."""
+    from sklearn.gaussian_process import GaussianProcessRegressor
+
+    return GaussianProcessRegressor(process.kernel_, optimizer=None, normalize_y=True).fit(x, z)
+
+
+def _predicted(process: Any, candidates: np.ndarray, rung: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+    x = np.column_stack([candidates, np.full(len(candidates), rung)])
+    mean, deviation = process.predict(_scaled(x, last), return_std=True)
+    return mean, np.maximum(deviation, 1e-9)

@@ -1,0 +1,283 @@
+"""Runs trials of a study, one after the other, until none is wanted."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import psutil
+import torch
+from optuna.trial import FrozenTrial, TrialState
+
+from ..data import loaders, sources
+from ..data.counts import Batch, Cells
+from ..data.sources import Data
+from ..errors import TrainingError, TuningError
+from ..estimators.topic_model import TopicModel
+from ..processes import this_process
+from ..records import EpochRecord, StepRecord
+from ..training.evaluation import held_out
+from ..training.writers import TensorBoardWriter
+from .search import suggest
+from .storage import patiently
+from .study import MEASURES, Plan, fail_dead, why_to_end
+
+logger = logging.getLogger(__name__)
+
+BEAT = 10.0  # seconds between two heartbeats
+LOOK = 2.0  # seconds after which a worker looks whether it is asked to stop
+Listener = Callable[[FrozenTrial], None]
+
+
+class Stopped(Exception):
+    """Somebody asked the study to stop in mid-trial."""
+
+
+class _Pruned(Exception):
+    """The pruner wants no more of this trial."""
+
+
+def read_cells(model: TopicModel, train: Data, test: Data | None, plan: Plan) -> tuple[Cells, Cells]:
+    """Read training and held-out cells; without `test`, part of `train` is held out."""
+    options = model.get_params()
+    source = sources.open_source(train)
+    if test is None:
+        rows, others = sources.split(source, options, plan.train_size, plan.seed)
+        if isinstance(source, sources.OnDiskDataset):
+            source, other = source.take(rows), source.take(others)
+        else:
+            other, source = source[others], source[rows]
+    else:
+        other = sources.open_source(test)
+    cells = sources.training_cells(source, options)
+    return cells, sources.cells_of_model(other, options, cells.features, cells.endogenous, cells.coding)
+
+
+class Worker:
+    """Runs trials in this process.
+
+    Parameters
+    ----------
+    study, storage
+        As opened by this process.
+    train, test
+        Cells.
+    device
+        Where to train; None: as the model's options say.
+    listen
+        Called with every trial that has ended.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        storage: optuna.storages.BaseStorage,
+        train: Cells,
+        test: Cells,
+        device: str | None = None,
+        listen: Listener | None = None,
+    ) -> None:
+        self.study, self.storage, self.plan = study, storage, Plan.of(study)
+        self.train, self.device, self.listen = train, device, listen
+        self.test: list[Batch] = list(loaders.in_order(test))
+        self.quit = threading.Event()
+
+    def run(self) -> str:
+        """Run trials until none is wanted; return why."""
+        while not self.quit.is_set():
+            fail_dead(self.study, self.storage)
+            self._wait_while_paused()
+            if why := why_to_end(self.study, self.plan):
+                return why
+            trial = patiently(self.study.ask)
+            try:
+                self._run(trial)
+            except Stopped:
+                return "it was asked to stop"
+            if self.listen is not None:
+                self.listen(self._frozen(trial))
+        return "it was asked to stop"
+
+    def _wait_while_paused(self) -> None:
+        while not self.quit.is_set():
+            flags = patiently(lambda: self.study.user_attrs)
+            if not flags.get("pause") or flags.get("stop"):
+                return
+            self.quit.wait(LOOK)
+
+    def _frozen(self, trial: optuna.Trial) -> FrozenTrial:
+        return patiently(lambda: self.study.get_trials(deepcopy=False))[trial.number]
+
+    # --- one trial ------------------------------------------------------------------------------
+
+    def _run(self, trial: optuna.Trial) -> None:
+        try:
+            self._run_to_its_end(trial)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            logger.warning("trial %d was ended by somebody else while it ran here", trial.number)
+
+    def _run_to_its_end(self, trial: optuna.Trial) -> None:
+        run = TrialRun(self, trial)
+        try:
+            run.train()
+        except _Pruned:
+            run.tell(state=TrialState.PRUNED)
+        except (Stopped, KeyboardInterrupt) as stop:
+            run.fail(stop, "Stopped", "it was stopped before it ended")
+            raise
+        except (TuningError, optuna.exceptions.UpdateFinishedTrialError):
+            raise  # there is nobody to tell
+        except Exception as problem:
+            logger.warning("trial %d failed: %s", trial.number, problem)
+            run.fail(problem, type(problem).__name__, str(problem))
+            self._again_with_less(trial, problem)
+        else:
+            run.tell(run.value)
+
+    def _again_with_less(self, trial: optuna.Trial, problem: Exception) -> None:
+        """Queue a trial that ran out of memory once more, with half the cells in a minibatch."""
+        if not isinstance(problem, MemoryError | torch.cuda.OutOfMemoryError) or "retry_of" in trial.user_attrs:
+            return
+        change = {"retry_of": trial.number, "change": "half the batch_size, as memory ran out"}
+        patiently(lambda: self.study.enqueue_trial(trial.params, user_attrs=change))
+
+
+class TrialRun:
+    """One trial in the making, and what is told of it."""
+
+    def __init__(self, worker: Worker, trial: optuna.Trial) -> None:
+        self.worker, self.trial, self.plan = worker, trial, worker.plan
+        self.measured: dict[str, list[float]] = {k: [] for k in MEASURES}
+        self.epoch, self.seconds, self.value = 0, 0.0, float("nan")
+        self.last: StepRecord | None = None
+        self._looked = 0.0
+
+    def train(self) -> None:
+        """Train a model with the trial's parameters, and keep it if it is not pruned."""
+        trial, plan, worker = self.trial, self.plan, self.worker
+        self._note("process", this_process())
+        with _Heart(self._beat):
+            params = patiently(lambda: suggest(trial, plan.space))
+            model = self._model(params)
+            self._note("device", str(model._training_device()))
+            window = max(1, model.num_epochs // 6)
+            writer = TensorBoardWriter(Path(plan.tensorboard_logdir) / str(trial.number), plan.log_every)
+            test: list[Batch] = []
+            try:
+                for record in model.fit_cells(worker.train):
+                    if plan.log_steps or isinstance(record, EpochRecord):
+                        writer.write(record)
+                    if isinstance(record, StepRecord):
+                        self.last = record
+                        self._look()
+                        continue
+                    test = test or [b.to(model.device) for b in worker.test]
+                    self._measure(model, record, test, window)
+                    if patiently(trial.should_prune):
+                        raise _Pruned
+            finally:
+                writer.summary.add_hparams(params, {"score": self.value}, run_name=".")
+                writer.close()
+            if not np.isfinite(self.value):
+                raise TrainingError(f"the loss of the held-out cells is {self.value}")
+            path = plan.weights(trial.number)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            model.save(path)
+
+    def _model(self, params: dict[str, Any]) -> TopicModel:
+        plan, trial = self.plan, self.trial
+        given = {**plan.given, **params, "seed": plan.seed + trial.number}
+        model = TopicModel(plan.n_samples, plan.n_features, **given)
+        if "retry_of" in trial.user_attrs:
+            model.set_params(batch_size=max(2, model.batch_size // 2))
+        if self.worker.device is not None:
+            model.set_device(self.worker.device)
+        return model
+
+    def _measure(self, model: TopicModel, record: EpochRecord, test: list[Batch], window: int) -> None:
+        """Score the held-out cells, and report the least score of the last epochs."""
+        network = model.network
+        assert network is not None
+        told = held_out(network, test)
+        rate = told.rate + model.get_params().get("dependence_beta", 0.0) * told.dependence
+        # by the annealing alone: a trial's own cost_beta must not make it look better
+        score = told.distortion + rate * min(1.0, record.kl_weight / model.cost_beta)
+        for name, value in zip(MEASURES, (told.distortion, rate, told.dependence, score), strict=True):
+            self.measured[name].append(value)
+        self.epoch, self.seconds = record.epoch, record.seconds
+        self.value = min(self.measured["score"][-window:])
+        patiently(lambda: self.trial.report(self.value, record.epoch))
+
+    def _look(self) -> None:
+        """Stop if asked to, by this process or by the study."""
+        if self.worker.quit.is_set():
+            raise Stopped
+        if time.monotonic() - self._looked < LOOK:
+            return
+        self._looked = time.monotonic()
+        if patiently(lambda: self.worker.study.user_attrs).get("stop"):
+            raise Stopped
+
+    def _beat(self) -> None:
+        memory = psutil.Process().memory_info().rss / 2**20
+        if torch.cuda.is_available():
+            memory = max(memory, torch.cuda.max_memory_allocated() / 2**20)
+        progress = {"time": time.time(), "epoch": self.epoch, "seconds_per_epoch": round(self.seconds, 4),
+                    "memory_mb": round(memory)}  # fmt: skip
+        self.trial.set_user_attr("progress", progress)
+        if self.epoch:
+            self.trial.set_user_attr("held_out", {k: [round(x, 4) for x in v] for k, v in self.measured.items()})
+
+    def _note(self, name: str, value: Any) -> None:
+        patiently(lambda: self.trial.set_user_attr(name, value))
+
+    def tell(self, value: float | None = None, state: TrialState | None = None) -> None:
+        """End the trial with its whole story."""
+        patiently(self._beat)
+        self._note("epochs_trained", self.epoch)
+        if np.isfinite(self.value):
+            at = self.measured["score"].index(self.value)
+            self._note("distortion", self.measured["distortion"][at])
+            self._note("rate", self.measured["rate"][at])
+        patiently(lambda: self.worker.study.tell(self.trial, value, state))
+
+    def fail(self, problem: BaseException, kind: str, message: str) -> None:
+        """End the trial with the reason for its failure."""
+        why: dict[str, Any] = {"type": kind, "message": message}
+        if not isinstance(problem, Stopped | KeyboardInterrupt):
+            why["traceback"] = "".join(traceback.format_exception(problem))[-4000:]
+        if self.last is not None:
+            why |= {"last_loss": self.last.loss, "learning_rate": self.last.learning_rate, "step": self.last.step}
+        self._note("failure", why)
+        self.tell(state=TrialState.FAIL)
+
+
+class _Heart:
+    """Beats from a thread of its own, so that a long epoch does not look like death."""
+
+    def __init__(self, beat: Callable[[], None]) -> None:
+        self.beat = beat
+        self._quit = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="heartbeat")
+
+    def _run(self) -> None:
+        while not self._quit.wait(BEAT):
+            try:
+                self.beat()
+            except Exception as problem:  # a storage that is away must not end the training
+                logger.warning("no heartbeat: %s", problem)
+
+    def __enter__(self) -> _Heart:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._quit.set()
+        self._thread.join()

@@ -1,0 +1,593 @@
+"""The tuner with one job, on small models: search, trials, stopping, resuming, weights, figures."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+import time
+
+import matplotlib as mpl
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+import mira_core as mira
+from mira_core.data import sources
+from mira_core.errors import OptionError, TuningError
+from mira_core.plots import trials as plots
+from mira_core.processes import this_process
+from mira_core.training import evaluation, loop
+from mira_core.tuning import search, storage, study, worker
+from mira_core.tuning.sampler import RungSampler, _from_unit, _to_unit
+from tests.helpers import make, make_cells, same, with_columns
+
+mpl.use("Agg")
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+pytestmark = pytest.mark.filterwarnings("ignore:the best model has")
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return mira.data.simulate_expression(150, 40, 4, seed=0)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def tuner_of(cells, name="study", **options):
+    model = make(cells, **{"num_epochs": 6, **options.pop("model", {})})
+    small = {"min_topics": 2, "max_topics": 12, "max_trials": 6, "min_trials": 4, "stop_condition": 3, "seed": 1}
+    return mira.topics.BayesianTuner(model=model, save_name=name, **{**small, **options})
+
+
+def states(tuner):
+    return [t.state for t in tuner.study.get_trials(deepcopy=False)]
+
+
+# --- the example of the API document --------------------------------------------------------------
+
+
+def test_tuning_leaves_a_study_models_and_logs(folder, cells):
+    tuner = tuner_of(cells, "tuning/rna/0")
+    best = tuner.fit(cells)
+    trials = tuner.study.get_trials()
+    assert 4 <= len(trials) <= 6
+    assert all(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
+    completed = [t for t in trials if t.state == TrialState.COMPLETE]
+    assert best.num_topics == min(completed, key=lambda t: t.value).params["num_topics"]
+    assert (folder / "mira-tuning.db").is_file()
+    for t in trials:
+        assert list((folder / "runs/tuning/rna/0" / str(t.number)).glob("events*"))
+        model = folder / f"models/tuning/rna/0/{t.number}.safetensors"
+        assert model.is_file() == (t.state == TrialState.COMPLETE)
+        assert t.user_attrs["process"]["pid"] == os.getpid()
+        assert t.user_attrs["device"] == "cpu"
+        assert t.user_attrs["epochs_trained"] == len(t.intermediate_values) == t.last_step
+        assert len(t.user_attrs["held_out"]["score"]) == t.last_step
+    told = tuner.trial_attrs
+    assert [a["number"] for a in told] == list(range(len(trials)))
+    assert all(2 <= a["num_topics"] <= 12 and 0.05 <= a["decoder_dropout"] <= 0.065 for a in told)
+    assert all(a["elbo"] == a["value"] for a in told)
+    assert told[0]["value"] == pytest.approx(told[0]["distortion"] + told[0]["rate"], rel=1e-6)
+
+
+def test_a_trial_is_the_model_that_its_parameters_and_seed_give(folder, cells):
+    tuner = tuner_of(cells, max_trials=1, min_trials=1)
+    best = tuner.fit(cells)
+    params = tuner.study.trials[0].params
+    train, _ = sources.split(cells, best.get_params(), 0.8, 1)
+    alone = make(cells[train].copy(), num_epochs=6, seed=1, **params)
+    alone = mira.topics.make_model(*cells.shape, **{**alone.given, "seed": 1}).fit(cells[train].copy(), progress=False)
+    assert same(best.network.state_dict(), alone.network.state_dict())
+
+
+def test_the_same_seed_gives_the_same_study_bit_for_bit(folder, cells):
+    one, other = (tuner_of(cells, name, max_trials=5, min_trials=5) for name in ("one", "other"))
+    for tuner in (one, other):
+        tuner.sampler = RungSampler([2, 4, 6], seed=1, n_startup=2)
+        tuner.fit(cells)
+    told = [[(t.params, t.state, t.intermediate_values) for t in tuner.study.trials] for tuner in (one, other)]
+    assert told[0] == told[1]
+
+
+def test_fit_goes_on_with_a_study_and_refuses_another_one(folder, cells):
+    tuner_of(cells, max_trials=2, min_trials=2).fit(cells)
+    tuner = tuner_of(cells, max_trials=4, min_trials=4)
+    tuner.fit(cells)
+    whole = tuner_of(cells, "whole", max_trials=4, min_trials=4)
+    whole.fit(cells)
+    assert [t.params for t in tuner.study.trials] == [t.params for t in whole.study.trials]
+    assert [t.value for t in tuner.study.trials] == [t.value for t in whole.study.trials]
+    with pytest.raises(TuningError, match="begun otherwise: space was"):
+        tuner_of(cells, max_topics=13).fit(cells)
+    with pytest.raises(TuningError, match="digest"):
+        tuner_of(cells).fit(cells[:140].copy())
+    with pytest.raises(TuningError, match="given"):
+        tuner_of(cells, model={"hidden": 8}).fit(cells)
+
+
+def test_held_out_cells_can_be_given(folder, cells):
+    tuner = tuner_of(cells, max_trials=1, min_trials=1)
+    tuner.fit(cells[:100].copy(), cells[100:].copy())
+    read = sources.training_cells(cells[:100].copy(), tuner.model.get_params())
+    assert tuner.fetch_best_weights()._fitted().statistics.n_cells == len(read) == 100
+
+
+def test_models_with_covariates_pay_for_dependence(folder):
+    adata = with_columns(make_cells(120, 30))
+    tuner = tuner_of(adata, model={"categorical_covariates": "batch", "hidden": 8}, max_trials=2, min_trials=2)
+    tuner.fit(adata)
+    told = tuner.study.trials[0].user_attrs["held_out"]
+    assert all(math.isfinite(x) for x in told["dependence"])
+    assert any(told["dependence"])
+
+
+def test_a_tuner_is_loaded_from_its_storage(folder, cells):
+    tuner = tuner_of(cells, "a/b", max_trials=2, min_trials=2)
+    best = tuner.fit(cells)
+    again = mira.topics.BayesianTuner.load(model=tuner.model, save_name="a/b")
+    assert same(again.fetch_best_weights().network.state_dict(), best.network.state_dict())
+    assert [a["value"] for a in again.trial_attrs] == [a["value"] for a in tuner.trial_attrs]
+    with pytest.raises(TuningError, match="no study 'c'"):
+        mira.topics.BayesianTuner.load(model=tuner.model, save_name="c")
+
+
+def test_weights_of_trials_that_are_not_there(folder, cells):
+    tuner = tuner_of(cells)
+    with pytest.raises(ValueError, match="no trial has been completed"):
+        tuner.fetch_best_weights()
+    with pytest.raises(ValueError, match="there is no trial 3"):
+        tuner.fetch_weights(3)
+    trial = tuner.study.ask()
+    with pytest.raises(KeyError, match="did not finish"):
+        tuner.fetch_weights(trial.number)
+
+
+# --- stories --------------------------------------------------------------------------------------
+
+
+def test_a_failed_trial_tells_why_and_the_study_goes_on(folder, cells, monkeypatch):
+    honest = loop.train
+
+    def train(network, *rest):
+        for i, record in enumerate(honest(network, *rest)):
+            if network.num_topics > 7 and i == 3:
+                raise RuntimeError("the roof is on fire")
+            yield record
+
+    monkeypatch.setattr(loop, "train", train)
+    tuner = tuner_of(cells, max_trials=6, min_trials=6)
+    tuner.fit(cells)
+    failed = [t for t in tuner.study.trials if t.state == TrialState.FAIL]
+    assert failed
+    assert len(failed) < 6
+    for t in failed:
+        assert t.params["num_topics"] > 7
+        why = t.user_attrs["failure"]
+        assert why["type"] == "RuntimeError"
+        assert why["message"] == "the roof is on fire"
+        assert "in train" in why["traceback"]
+        assert math.isfinite(why["last_loss"])
+        assert why["learning_rate"] > 0
+
+
+def test_a_study_whose_trials_all_fail_ends_with_the_reason(folder, cells, monkeypatch):
+    def train(*_):
+        raise RuntimeError("no memory left for this")
+        yield
+
+    monkeypatch.setattr(loop, "train", train)
+    tuner = tuner_of(cells, max_trials=50, min_trials=50)
+    with pytest.raises(TuningError, match="all of the first 5 trials failed, the last with RuntimeError: no memory"):
+        tuner.fit(cells)
+
+
+def test_a_trial_without_memory_is_tried_once_more_with_less(folder, cells, monkeypatch):
+    honest, seen = loop.train, []
+
+    def train(network, read, options, seed):
+        seen.append(options["batch_size"])
+        if len(seen) == 1:
+            raise MemoryError("out of it")
+        yield from honest(network, read, options, seed)
+
+    monkeypatch.setattr(loop, "train", train)
+    tuner = tuner_of(cells, max_trials=2, min_trials=2)
+    tuner.fit(cells)
+    first, again = tuner.study.trials
+    assert (first.state, again.state) == (TrialState.FAIL, TrialState.COMPLETE)
+    assert again.params == first.params
+    assert again.user_attrs["retry_of"] == 0
+    assert seen == [32, 16]
+
+
+def test_ctrl_c_ends_the_trial_and_fit_goes_on_later(folder, cells, monkeypatch):
+    honest = loop.train
+
+    def train(*arguments):
+        for i, record in enumerate(honest(*arguments)):
+            if i == 5:
+                raise KeyboardInterrupt
+            yield record
+
+    tuner = tuner_of(cells, max_trials=3, min_trials=3)
+    with monkeypatch.context() as m:
+        m.setattr(loop, "train", train)
+        with pytest.raises(KeyboardInterrupt):
+            tuner.fit(cells)
+    assert states(tuner) == [TrialState.FAIL]
+    assert tuner.study.trials[0].user_attrs["failure"]["type"] == "Stopped"
+    tuner.fit(cells)
+    assert len(states(tuner)) == 3
+
+
+def test_a_study_that_is_asked_to_stop_does_and_keeps_what_it_has(folder, cells, monkeypatch):
+    monkeypatch.setattr(worker, "LOOK", 0.0)
+    honest = worker.TrialRun._measure
+    tuner = tuner_of(cells, max_trials=6, min_trials=6)
+
+    def measure(run, *arguments):
+        honest(run, *arguments)
+        if run.trial.number == 1:
+            tuner.stop()
+
+    monkeypatch.setattr(worker.TrialRun, "_measure", measure)
+    tuner.fit(cells)
+    assert states(tuner) == [TrialState.COMPLETE, TrialState.FAIL]
+    assert tuner.study.trials[1].user_attrs["failure"]["message"] == "it was stopped before it ended"
+
+
+def dead() -> dict[str, object]:
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    child.wait()
+    return {**this_process(), "pid": child.pid}
+
+
+def test_purge_fails_running_trials_and_with_care_only_the_dead(folder, cells):
+    tuner = tuner_of(cells)
+    processes = [this_process(), dead(), {**this_process(), "host": "elsewhere"}]
+    for process in processes:
+        tuner.study.ask().set_user_attr("process", process)
+    assert tuner.purge(dead_only=True) == [1]
+    assert states(tuner) == [TrialState.RUNNING, TrialState.FAIL, TrialState.RUNNING]
+    assert "is gone" in tuner.study.trials[1].user_attrs["failure"]["message"]
+    assert tuner.purge() == [0, 2]
+    assert set(states(tuner)) == {TrialState.FAIL}
+    assert tuner.purge() == []
+
+
+def test_how_a_running_trial_stands(folder, cells):
+    tuner = tuner_of(cells)
+    elsewhere = {**this_process(), "host": "elsewhere"}
+    for process, beat in ((this_process(), 0), (dead(), time.time()), (elsewhere, time.time()), (elsewhere, 0)):
+        trial = tuner.study.ask()
+        trial.set_user_attr("process", process)
+        trial.set_user_attr("progress", {"time": beat})
+    told = []
+    for trial in tuner.study.get_trials():
+        if trial.number == 3:
+            trial.datetime_start = trial.datetime_start.replace(year=2020)
+        told.append(study.standing(trial))
+    assert told == ["alive", "dead", "alive", "silent"]
+
+
+def test_trials_of_a_killed_tuning_are_recognised_by_the_next_fit(folder, cells):
+    tuner = tuner_of(cells, max_trials=3, min_trials=3)
+    tuner.study.ask().set_user_attr("process", dead())
+    tuner.fit(cells)
+    assert states(tuner)[0] == TrialState.FAIL
+    assert all(s.is_finished() for s in states(tuner))
+
+
+def test_a_trial_failed_by_somebody_else_does_not_end_its_worker(folder, cells, monkeypatch):
+    honest = worker.TrialRun._measure
+    tuner = tuner_of(cells, max_trials=2, min_trials=2)
+
+    def measure(run, model, record, *rest):
+        honest(run, model, record, *rest)
+        if run.trial.number == 0 and record.epoch == 5:
+            tuner.purge()
+
+    monkeypatch.setattr(worker.TrialRun, "_measure", measure)
+    tuner.fit(cells)
+    assert states(tuner)[0] == TrialState.FAIL
+    assert states(tuner)[1].is_finished()
+
+
+# --- when to end ----------------------------------------------------------------------------------
+
+
+def told_trials(tuner, values):
+    for value in values:
+        trial = tuner.study.ask()
+        if value is None:
+            tuner.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            tuner.study.tell(trial, value)
+
+
+@pytest.mark.parametrize(
+    ("values", "ends"),
+    [
+        ([5.0], False),
+        ([5.0, 6.0, 6.0], False),  # min_trials is 4
+        ([5.0, 6.0, None, 6.0], True),  # three without a better one
+        ([5.0, 6.0, 6.0, 4.0, 7.0, 7.0], False),
+        ([5.0, 6.0, 6.0, 4.0, 7.0, None, 7.0], True),
+        ([None] * 6, False),  # nothing completed
+        ([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0], False),
+        ([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0], True),  # max_trials is 10
+    ],
+)
+def test_a_study_ends_by_the_documented_rule(folder, cells, values, ends):
+    tuner = tuner_of(cells, max_trials=10, sampler=optuna.samplers.RandomSampler())
+    told_trials(tuner, values)
+    assert bool(study.why_to_end(tuner.study, tuner._plan)) == ends
+
+
+@pytest.mark.parametrize(
+    ("topics", "said"), [(3, "lower min_topics than 2|$^"), (11, "higher max_topics than 12"), (7, None)]
+)
+def test_the_best_near_an_end_of_the_range_warns(folder, cells, topics, said, recwarn):
+    tuner = tuner_of(cells, min_topics=2 if topics != 3 else 3)
+    trial = tuner.study.ask()
+    trial.suggest_int("num_topics", topics, topics)
+    tuner.study.tell(trial, 1.0)
+    if topics == 3:
+        said = "lower min_topics than 3"
+    tuner._warn_of_ends()
+    messages = [str(w.message) for w in recwarn.list if "tune anew" in str(w.message)]
+    assert len(messages) == (said is not None)
+    if said:
+        assert said in messages[0]
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"n_jobs": 6}, "up to 5 concurrent trials, and n_jobs is 6.*Redis.*PostgreSQL"),
+        ({"n_jobs": 0}, "n_jobs must be an integer of at least 1"),
+        ({"min_topics": 12}, "less than max_topics"),
+        ({"min_topics": 1}, "min_topics must be at least 2"),
+        ({"min_trials": 7}, "min_trials must not exceed max_trials"),
+        ({"train_size": 1.0}, "train_size must be between 0 and 1"),
+        ({"name": "/"}, "save_name must be a name"),
+        ({"search": {"hiden": None}}, "did you mean hidden"),
+        ({"search": {"use_cuda": None}}, "use_cuda cannot be searched; what can is"),
+        ({"search": {"dependence_beta": None}}, "does not apply"),
+        ({"search": {"hidden": (64, 32)}}, "the lower first"),
+        ({"search": {"encoder_dropout": (0.1, 1.5)}}, "encoder_dropout must be"),
+        ({"search": {"num_topics": (3, 4)}}, "min_topics to max_topics"),
+        ({"storage": optuna.storages.InMemoryStorage(), "n_jobs": 2}, "give its URL"),
+    ],
+)
+def test_wrong_options_say_what_must_hold(folder, cells, options, said):
+    with pytest.raises(OptionError, match=said):
+        tuner_of(cells, **options)
+
+
+def test_any_option_with_a_range_can_be_searched(folder, cells):
+    tuner = tuner_of(cells, search={"initial_pseudocounts": (10, 200), "hidden": (4, 9)}, max_trials=3, min_trials=3)
+    tuner.fit(cells)
+    for trial in tuner.study.trials:
+        assert set(trial.params) == {"num_topics", "decoder_dropout", "initial_pseudocounts", "hidden"}
+        assert isinstance(trial.params["hidden"], int)
+    best = tuner.fetch_best_weights()
+    assert best.hidden == tuner.study.best_trial.params["hidden"]
+
+
+def test_a_study_stays_below_its_folders(folder, cells):
+    tuner = tuner_of(cells, "../../etc/x", model_dir="m", tensorboard_logdir="t")
+    assert tuner._plan.model_dir == str(folder / "m/etc/x")
+
+
+def test_every_searchable_option_gives_a_model(cells):
+    model = make(with_columns(make_cells(50, 20)), categorical_covariates="batch")
+    options = model.get_params()
+    wanted = {n: None for n in mira.topics.options.names() if mira.topics.options.parameter(n).metadata["search"]}
+    for name in ("num_topics", "decoder_dropout"):
+        wanted.pop(name)
+    space = search.search_space(options, 3, 9, {n: None for n in wanted if n in options})
+    fixed = optuna.trial.FixedTrial({n: r.low for n, r in space.items()})
+    assert mira.topics.TopicModel(50, 20, **{**model.given, **search.suggest(fixed, space)})
+
+
+# --- storages -------------------------------------------------------------------------------------
+
+
+def test_a_storage_that_cannot_be_opened_says_which(tmp_path):
+    with pytest.raises(TuningError, match=r"redis://localhost:1 cannot be opened"):
+        storage.open_storage(mira.topics.Redis("redis://user:secret@localhost:1"))
+    with pytest.raises(TuningError, match=r"nosuchdb://host"):
+        storage.open_storage("nosuchdb://me:secret@host/db")
+
+
+def test_the_sqlite_file_lets_readers_and_a_writer_not_wait_for_each_other(tmp_path):
+    import sqlite3
+
+    storage.open_storage(f"sqlite:///{tmp_path}/deep/er/a.db")
+    assert sqlite3.connect(tmp_path / "deep/er/a.db").execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_journal_file_is_a_storage(folder, cells):
+    tuner = tuner_of(cells, storage="journal:///" + str(folder / "j/s.journal"), max_trials=2, min_trials=2)
+    tuner.fit(cells)
+    assert (folder / "j/s.journal").is_file()
+    assert (
+        len(mira.topics.BayesianTuner.load(model=tuner.model, save_name="study", storage=tuner.storage).trial_attrs)
+        == 2
+    )
+
+
+def test_patience_waits_for_a_storage_and_then_says_that_it_is_gone(monkeypatch):
+    monkeypatch.setattr(storage.time, "sleep", lambda _: None)
+    calls = []
+
+    def away_twice():
+        calls.append(1)
+        if len(calls) < 3:
+            raise optuna.exceptions.StorageInternalError("gone")
+        return "here"
+
+    assert storage.patiently(away_twice) == "here"
+
+    def away():
+        raise ConnectionRefusedError("gone")
+
+    with pytest.raises(TuningError, match="has not answered for 0 seconds"):
+        storage.patiently(away, patience=0.0)
+    with pytest.raises(KeyError):  # not the storage's fault
+        storage.patiently(lambda: {}["a"])
+
+
+# --- the held-out loss ----------------------------------------------------------------------------
+
+
+def test_the_held_out_loss_is_that_of_many_draws(cells):
+    model = make(cells, num_epochs=30).fit(cells, progress=False)
+    read = sources.training_cells(cells, model.get_params())
+    batch = read.batch(np.arange(len(read))).to(model.device)
+    many = evaluation.mean_loss(model.network, read, n_draws=64)
+    told = [evaluation.held_out(model.network, [batch], seed) for seed in range(12)]
+    distortions = np.array([t.distortion for t in told])
+    assert distortions.mean() == pytest.approx(many["distortion"], abs=4 * distortions.std() / math.sqrt(12) + 1e-3)
+    assert told[0].rate == pytest.approx(many["rate"], rel=0.05)
+    assert evaluation.held_out(model.network, [batch], 3) == told[3]
+
+
+# --- the sampler ----------------------------------------------------------------------------------
+
+SPACE = {
+    "k": optuna.distributions.IntDistribution(3, 60),
+    "log_k": optuna.distributions.IntDistribution(8, 512, log=True),
+    "x": optuna.distributions.FloatDistribution(-1.0, 2.0),
+    "log_x": optuna.distributions.FloatDistribution(0.05, 0.065, log=True),
+}
+
+
+@pytest.mark.parametrize("name", SPACE)
+def test_parameters_go_to_the_unit_interval_and_back(name):
+    d = SPACE[name]
+    for u in np.linspace(0, 1, 31):
+        value = _from_unit(u, d)
+        assert d.low <= value <= d.high
+        assert type(value) is (int if "k" in name else float)
+        assert _from_unit(_to_unit(value, d), d) == pytest.approx(value)
+    assert (_from_unit(0.0, d), _from_unit(1.0, d)) == (pytest.approx(d.low), pytest.approx(d.high))
+
+
+def surface(k: int, epoch: int, rng: np.random.Generator) -> float:
+    """Losses as trainings have: falling over the epochs, best at 22, noisy."""
+    return 500 + 40 * math.exp(-epoch / 4) + 0.05 * (k - 22) ** 2 + rng.normal(0, 0.5)
+
+
+def run_study(sampler, n, seed, epochs=12):
+    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=4, reduction_factor=2)
+    s = optuna.create_study(sampler=sampler, pruner=pruner)
+    rng = np.random.default_rng(seed)
+
+    def objective(trial):
+        k = trial.suggest_int("k", 3, 60)
+        for epoch in range(1, epochs + 1):
+            trial.report(value := surface(k, epoch, rng), epoch)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return value
+
+    s.optimize(objective, n_trials=n)
+    return s
+
+
+def test_the_sampler_finds_the_best_number_of_topics_though_half_of_all_trials_are_pruned():
+    found = []
+    for seed in range(3):
+        s = run_study(RungSampler([4, 8, 12], seed=seed), 40, seed)
+        assert sum(t.state == TrialState.PRUNED for t in s.trials) > 10
+        later = [t.params["k"] for t in s.trials[20:]]
+        found.append(np.median(np.abs(np.array(later) - 22)))
+    assert np.median(found) <= 5  # at random it is 15
+
+
+def test_the_sampler_is_reproducible_and_does_not_depend_on_its_past():
+    one = run_study(RungSampler([4, 8, 12], seed=3), 22, 0)
+    other = run_study(RungSampler([4, 8, 12], seed=3), 22, 0)
+    assert [t.params for t in one.trials] == [t.params for t in other.trials]
+    assert [t.params for t in one.trials] != [
+        t.params for t in run_study(RungSampler([4, 8, 12], seed=4), 22, 0).trials
+    ]
+    fresh = RungSampler([4, 8, 12], seed=3)  # as after a restart
+    one.sampler = fresh
+    trial = one.ask()
+    assert trial.suggest_int("k", 3, 60) == _asked_next(other)
+
+
+def _asked_next(s):
+    return s.ask().suggest_int("k", 3, 60)
+
+
+def test_concurrent_trials_are_not_given_the_same_parameters():
+    s = run_study(RungSampler([4, 8, 12], seed=0), 30, 0)
+    asked = [s.ask().suggest_float("k2", 0, 1) for _ in range(3)]
+    assert len(set(asked)) == 3
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+TRIALS = [
+    {"number": 0, "state": "COMPLETE", "value": 10.0, "elbo": 10.0, "num_topics": 5, "distortion": 8.0, "rate": 2.0},
+    {"number": 1, "state": "COMPLETE", "value": 10.5, "elbo": 10.5, "num_topics": 9, "distortion": 7.0, "rate": 3.5},
+    {"number": 2, "state": "COMPLETE", "value": 12.0, "elbo": 12.0, "num_topics": 7, "distortion": 8.5, "rate": 3.5},
+    {"number": 3, "state": "PRUNED", "value": 9.0, "elbo": 9.0, "num_topics": 8, "distortion": 7.0, "rate": 2.0},
+    {"number": 4, "state": "FAIL", "value": None, "elbo": None, "num_topics": 8, "distortion": None, "rate": None},
+]
+CURVES = {0: {1: 20.0, 2: 10.0}, 1: {1: 19.0, 2: 10.5}, 2: {1: 12.0}, 3: {1: 9.0}, 4: {}}
+
+
+def test_what_the_pareto_figure_shows():
+    info = plots.pareto_info(TRIALS)
+    assert info.numbers.tolist() == [0, 1, 2, 3]
+    assert info.x.tolist() == [5, 9, 7, 8]
+    assert info.y.tolist() == [10, 10.5, 12, 9]
+    assert info.on_front.tolist() == [True, True, False, False]  # pruned ones did not end
+    assert plots.pareto_info(TRIALS, include_pruned_trials=False).numbers.tolist() == [0, 1, 2]
+    with pytest.raises(OptionError, match="did you mean 'distortion'"):
+        plots.pareto_info(TRIALS, x="distorsion")
+
+
+def test_what_the_figure_of_intermediate_values_shows():
+    info = plots.curves_info(TRIALS, CURVES)
+    assert info.numbers == [0, 1, 2, 3]
+    assert info.curves[0][1].tolist() == [20, 10]
+    assert info.hue.values.tolist() == [10, 10.5, 12, 9]
+    assert plots.curves_info(TRIALS, CURVES, "state").hue.categories == ["COMPLETE", "PRUNED"]
+    assert plots.curves_info(TRIALS, CURVES, "value", True).hue.values[0] == pytest.approx(math.log(10))
+
+
+def test_the_figures_are_drawn_with_every_documented_option(folder, cells):
+    tuner = tuner_of(cells)
+    tuner.fit(cells)
+    ax = tuner.plot_pareto_front(x="rate", y="distortion", hue="state", label_pareto_front=True, size=30, alpha=0.5)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("rate", "distortion")
+    shown = len(plots.pareto_info(tuner.trial_attrs).numbers)
+    assert len(tuner.plot_pareto_front().texts) == shown
+    curves = tuner.plot_intermediate_values(hue="num_topics", log_hue=True, vmin=0.5, vmax=3, lw=3, palette="viridis")
+    assert len(curves.lines) == shown
+    assert curves.lines[0].get_linewidth() == 3
+    assert tuner.plot_intermediate_values(ax=curves, add_legend=False) is curves
+    mpl.pyplot.close("all")
+
+
+def test_figures_of_a_study_without_trials(folder, cells):
+    tuner = tuner_of(cells)
+    tuner.plot_pareto_front()
+    tuner.plot_intermediate_values()
+    mpl.pyplot.close("all")
