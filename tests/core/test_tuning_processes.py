@@ -1,0 +1,328 @@
+"""Tuning in many processes, on real servers, with processes and servers killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import optuna
+import psutil
+import pytest
+from optuna.trial import TrialState
+
+import mira_core as mira
+from mira_core.errors import TuningError
+from mira_core.tuning import table, workers
+from tests.helpers import make, same
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:the best model has")]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def wait_until(condition, seconds: float, what: str) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"no {what} within {seconds} s"
+        time.sleep(0.1)
+
+
+def need(found: str | None, name: str) -> str:
+    if found is None:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI must have {name}")
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+class RedisServer:
+    """A Redis that keeps what it was told, also when it is killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.program = need(shutil.which("redis-server"), "redis-server")
+        self.folder, self.port = folder, free_port()
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://localhost:{self.port}"
+
+    def start(self) -> None:
+        keep = ["--save", "", "--appendonly", "yes", "--appendfsync", "always", "--dir", str(self.folder)]
+        self.process = subprocess.Popen(
+            [self.program, "--port", str(self.port), *keep], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        wait_until(self.answers, 20, "answer of Redis")
+
+    def answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("localhost", self.port), timeout=1) as s:
+            s.sendall(b"PING\r\n")
+            return s.recv(7) == b"+PONG\r\n"
+        return False
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def redis_server(tmp_path_factory):
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def postgres(tmp_path_factory):
+    """URL of an empty database on a PostgreSQL of its own."""
+    found = shutil.which("initdb") or next(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), None)
+    programs = Path(need(found, "PostgreSQL")).resolve().parent
+    folder, port = tmp_path_factory.mktemp("postgres"), free_port()
+    run_as = {}
+    if os.geteuid() == 0:  # it refuses to be run by root
+        user = pwd.getpwnam("postgres")
+        for path in (folder, *list(folder.parents)[:3]):
+            if path.owner() == "root" and path.stat().st_mode & 0o077 == 0:
+                path.chmod(0o711)
+        os.chown(folder, user.pw_uid, user.pw_gid)
+        run_as = {"user": "postgres", "cwd": folder}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    data = folder / "data"
+    subprocess.run([programs / "initdb", "-D", data, "-U", "mira", "-A", "trust"], check=True, **quiet, **run_as)
+    server = subprocess.Popen(
+        [programs / "postgres", "-D", data, "-p", str(port), "-k", folder, "-h", "localhost"], **quiet, **run_as
+    )
+    ready = [programs / "pg_isready", "-h", "localhost", "-p", str(port)]
+    wait_until(lambda: subprocess.run(ready, **quiet).returncode == 0, 30, "answer of PostgreSQL")
+    yield f"postgresql+psycopg://mira@localhost:{port}/postgres"
+    server.send_signal(signal.SIGINT)  # it does not wait for its clients
+    server.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return mira.data.simulate_expression(150, 40, 4, seed=0)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path
+
+
+def tuner_of(cells, **options):
+    model = make(cells, **{"num_epochs": 6, **options.pop("model", {})})
+    small = {"min_topics": 2, "max_topics": 12, "max_trials": 8, "min_trials": 8, "stop_condition": 8, "seed": 1}
+    return mira.topics.BayesianTuner(model=model, save_name="a/study", **{**small, **options})
+
+
+def check_account(tuner, at_least: int) -> Counter:
+    """Every trial that began has ended, and every completed one has its model."""
+    trials = tuner.study.get_trials(deepcopy=False)
+    count = Counter(t.state for t in trials)
+    assert len(trials) >= at_least
+    assert count[TrialState.COMPLETE] + count[TrialState.PRUNED] + count[TrialState.FAIL] == len(trials)
+    assert count[TrialState.COMPLETE] > 0
+    for t in trials:
+        if t.state == TrialState.COMPLETE:
+            assert tuner.fetch_weights(t.number).num_topics == t.params["num_topics"]
+        if t.state == TrialState.FAIL:
+            assert t.user_attrs["failure"]["message"]
+    return count
+
+
+# --- storages and jobs ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_jobs", [2, 5])
+def test_processes_share_a_study_on_sqlite(folder, cells, n_jobs, capfd):
+    tuner = tuner_of(cells, n_jobs=n_jobs)
+    tuner.fit(cells)
+    count = check_account(tuner, 8)
+    assert count[TrialState.FAIL] == 0
+    assert len(tuner.study.trials) <= 8 + n_jobs - 1
+    assert len({t.user_attrs["process"]["pid"] for t in tuner.study.trials}) > 1
+    assert "locked" not in capfd.readouterr().err
+
+
+def test_many_processes_share_a_study_on_redis(folder, cells, redis_server):
+    tuner = tuner_of(cells, n_jobs=8, storage=mira.topics.Redis(redis_server.url), max_trials=12, min_trials=12)
+    tuner.fit(cells)
+    assert check_account(tuner, 12)[TrialState.FAIL] == 0
+
+
+def test_a_study_on_postgresql(folder, cells, postgres):
+    tuner = tuner_of(cells, n_jobs=2, storage=postgres)
+    best = tuner.fit(cells)
+    check_account(tuner, 8)
+    again = mira.topics.BayesianTuner.load(model=tuner.model, save_name="a/study", storage=postgres)
+    assert same(again.fetch_best_weights().network.state_dict(), best.network.state_dict())
+
+
+def test_the_first_trials_are_the_same_in_one_process_and_in_many(folder, cells):
+    one = tuner_of(cells, max_trials=4, min_trials=4, pruner=optuna.pruners.NopPruner())
+    one.fit(cells)
+    many = tuner_of(cells, max_trials=4, min_trials=4, pruner=optuna.pruners.NopPruner(), n_jobs=2,
+                    storage="sqlite:///other.db", model_dir="others")  # fmt: skip
+    many.fit(cells)
+    for a, b in zip(one.study.trials, many.study.trials, strict=False):
+        assert a.params == b.params
+        assert a.value == pytest.approx(b.value, rel=1e-5)
+
+
+def test_dask_runs_the_trials_and_loses_a_worker(folder, cells, monkeypatch):
+    from distributed import Client, LocalCluster
+
+    tuner = tuner_of(cells, n_jobs=2, max_trials=10, min_trials=10, model={"num_epochs": 30})
+    killed = []
+
+    def kill_one() -> None:
+        begun = running(tuner)
+        if not killed and begun and begun[-1].number >= 2:
+            killed.append(begun[-1].number)
+            os.kill(begun[-1].user_attrs["process"]["pid"], signal.SIGKILL)
+
+    honest = table.Table.refresh
+    monkeypatch.setattr(table.Table, "refresh", lambda self: (honest(self), kill_one()))
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        tuner.fit(cells, executor=client.get_executor())
+    assert killed
+    count = check_account(tuner, 10)
+    assert count[TrialState.FAIL] == 1
+    assert "is gone" in tuner.study.trials[killed[0]].user_attrs["failure"]["message"]
+
+
+# --- kills ----------------------------------------------------------------------------------------
+
+SCRIPT = """
+import sys, mira_core as mira
+from mira_core.data import simulate_expression
+from tests.helpers import make
+cells = simulate_expression(150, 40, 4, seed=0)
+model = make(cells, num_epochs=60)
+mira.topics.BayesianTuner(
+    model=model, save_name="a/study", min_topics=2, max_topics=12, max_trials=8, min_trials=8, stop_condition=8,
+    seed=1, n_jobs=int(sys.argv[1]), storage=sys.argv[2],
+).fit(cells)
+"""
+
+
+def tune_apart(n_jobs: int, storage: str) -> subprocess.Popen[bytes]:
+    """Tune as a script of a user would, without a guard around it."""
+    Path("tune.py").write_text(SCRIPT)
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    log = open("log.txt", "ab")  # noqa: SIM115 - the process keeps it
+    return subprocess.Popen(
+        [sys.executable, "tune.py", str(n_jobs), storage],
+        stdout=log,
+        stderr=log,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+
+
+def running(tuner) -> list[optuna.trial.FrozenTrial]:
+    with contextlib.suppress(Exception):  # not there yet
+        found = tuner.study.get_trials(deepcopy=False)
+        return [t for t in found if t.state == TrialState.RUNNING and "process" in t.user_attrs]
+    return []
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_a_killed_tuning_goes_on_where_it_was(folder, cells, n_jobs):
+    storage = "sqlite:///mira-tuning.db"
+    tuner = tuner_of(cells, model={"num_epochs": 60}, storage=storage, n_jobs=n_jobs)
+    first = tune_apart(n_jobs, storage)
+    wait_until(lambda: any(t.number >= 2 for t in running(tuner)), 60, "third trial")
+    pids = {t.user_attrs["process"]["pid"] for t in running(tuner)}
+    first.kill()
+    first.wait()
+    completed = {t.number: t.value for t in tuner.study.trials if t.state == TrialState.COMPLETE}
+    before = {n: tuner._plan.weights(n).read_bytes() for n in completed}
+    # workers notice that their tuner is gone
+    wait_until(lambda: not any(psutil.pid_exists(p) for p in pids - {first.pid}), 30, "end of the workers")
+    second = tune_apart(n_jobs, storage)
+    assert second.wait(timeout=180) == 0
+    check_account(tuner, 8)
+    assert {n: tuner._plan.weights(n).read_bytes() for n in completed} == before
+    assert {n: tuner.study.trials[n].value for n in completed} == completed
+
+
+def test_a_killed_worker_is_replaced_and_its_trial_recognised_at_once(folder, cells):
+    storage = "sqlite:///mira-tuning.db"
+    tuner = tuner_of(cells, model={"num_epochs": 60}, storage=storage, n_jobs=2)
+    process = tune_apart(2, storage)
+    wait_until(lambda: any(t.number >= 1 for t in running(tuner)), 60, "second trial")
+    victim = running(tuner)[-1]
+    os.kill(victim.user_attrs["process"]["pid"], signal.SIGKILL)
+    wait_until(lambda: tuner.study.trials[victim.number].state == TrialState.FAIL, 60, "note of the death")
+    assert process.wait(timeout=180) == 0
+    assert check_account(tuner, 8)[TrialState.FAIL] == 1
+    pids = {t.user_attrs["process"]["pid"] for t in tuner.study.trials}
+    assert len(pids) == 3
+
+
+def test_a_tuning_waits_for_a_redis_that_was_killed(folder, cells, redis_server):
+    tuner = tuner_of(cells, model={"num_epochs": 60}, storage=mira.topics.Redis(redis_server.url), n_jobs=2)
+    process = tune_apart(2, redis_server.url)
+    wait_until(lambda: any(t.number >= 1 for t in running(tuner)), 60, "second trial")
+    completed = {t.number: t.value for t in tuner.study.trials if t.state == TrialState.COMPLETE}
+    redis_server.kill()
+    time.sleep(10)
+    redis_server.start()
+    assert process.wait(timeout=180) == 0, Path("log.txt").read_text()[-3000:]
+    after = tuner_of(cells, model={"num_epochs": 60}, storage=mira.topics.Redis(redis_server.url), n_jobs=2)
+    check_account(after, 8)
+    assert {n: after.study.trials[n].value for n in completed} == completed
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+def test_the_command_line_tunes_and_a_worker_joins(folder, cells):
+    cells.write_h5ad("cells.h5ad")
+    mira_command = [sys.executable, "-m", "mira_core.cli"]
+    small = ["--max-trials", "6", "--min-trials", "6", "--min-topics", "2", "--max-topics", "9", "--num-epochs", "60"]
+    model = ["--feature-type", "expression", "--hidden", "16", "--batch-size", "32"]
+    study = ["--study", "x/y", "--storage", "sqlite:///s.db"]
+    tuning = subprocess.Popen([*mira_command, "tune", "cells.h5ad", *study, *small, *model, "--n-jobs", "2",
+                               "-o", "best.safetensors"], stderr=subprocess.PIPE, text=True)  # fmt: skip
+    opened = None
+
+    def begun() -> bool:
+        nonlocal opened
+        with contextlib.suppress(Exception):
+            opened = optuna.load_study(study_name="x/y", storage="sqlite:///s.db")
+            return len(opened.trials) > 0
+        return False
+
+    wait_until(begun, 60, "first trial")
+    by_hand = subprocess.run([*mira_command, "worker", *study], capture_output=True, text=True, timeout=120)
+    assert by_hand.returncode == 0, by_hand.stderr
+    assert "ended, as" in by_hand.stdout
+    assert tuning.wait(timeout=120) == 0, tuning.stderr.read()
+    best = mira.topics.load_model("best.safetensors")
+    assert best.num_topics == opened.best_trial.params["num_topics"]
+
+
+def test_a_worker_of_a_study_whose_data_are_in_memory_says_what_to_do(folder, cells):
+    tuner_of(cells, max_trials=1, min_trials=1).fit(cells)
+    with pytest.raises(TuningError, match="n_jobs above 1"):
+        workers.run_worker({"storage": "sqlite:///mira-tuning.db", "study": "a/study"})
