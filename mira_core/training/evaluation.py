@@ -5,14 +5,14 @@ Shapes: N cells, K topics.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 
 from ..data import loaders
-from ..data.counts import Batch, Cells
+from ..data.counts import Cells
 from ..nn.network import TopicNetwork
 from ..nn.prior import quasi_normal
 from .objective import Draws, draw, loss_terms, play
@@ -64,8 +64,8 @@ class HeldOut(NamedTuple):
     dependence: float
 
 
-def held_out(network: TopicNetwork, batches: Sequence[Batch], seed: int = 0) -> HeldOut:
-    """Return the loss of minibatches that lie on the network's device, over one draw for each cell, many for the prior.
+def held_out(network: TopicNetwork, cells: Cells, seed: int = 0) -> HeldOut:
+    """Return the loss of cells over one draw for each of them, and many of the prior.
 
     The draws are the same in every call, so that the epochs of a training, and trainings, can be compared.
     """
@@ -73,9 +73,10 @@ def held_out(network: TopicNetwork, batches: Sequence[Batch], seed: int = 0) -> 
     sums = torch.zeros(3, dtype=torch.float64, device=network.device)
     prior_draws = list(network.prior.fixed_noise(PRIOR_DRAWS))
     with evaluating(network):
-        for batch in batches:
+        for batch in loaders.in_order(cells):
+            batch = batch.to(network.device)
             terms, theta_BK = loss_terms(network, batch, draw(network, batch, generator), prior_draws)
             if network.dependence is not None and batch.n_cells > 1:
                 terms = terms._replace(dependence=play(network, batch, theta_BK, generator).dependence)
             sums += torch.stack([terms.distortion, terms.rate, terms.dependence]).double()
-    return HeldOut(*(sums / sum(b.n_cells for b in batches)).tolist())
+    return HeldOut(*(sums / len(cells)).tolist())

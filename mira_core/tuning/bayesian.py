@@ -233,8 +233,10 @@ class BayesianTuner:
         """
         here = self.n_jobs == 1 and executor is None
         cells, held_out = read_cells(self.model, train, test, self._plan)
-        plan = replace(self._plan, digest=_digest(cells, held_out))
         study = self.study
+        before = Plan.of(study) if patiently(lambda: study.user_attrs).get("plan") else self._plan
+        # where the data are on the disk is for workers that are started by hand
+        plan = replace(self._plan, digest=_digest(cells, held_out), train=before.train, test=before.test)
         if not here:
             plan = replace(plan, train=str(self._on_disk(train, "train", plan)),
                            test=None if test is None else str(self._on_disk(test, "test", plan)))  # fmt: skip
@@ -315,7 +317,7 @@ class BayesianTuner:
         state = found[trial_num].state
         if state != TrialState.COMPLETE:
             raise KeyError(f"trial {trial_num} did not finish: it is {state.name}, and only COMPLETE ones are kept")
-        return load_model(self._plan.weights(trial_num))
+        return load_model(found[trial_num].user_attrs["weights"])
 
     def fetch_best_weights(self) -> TopicModel:
         """Fetch the best model from the disk.

@@ -16,8 +16,8 @@ import psutil
 import torch
 from optuna.trial import FrozenTrial, TrialState
 
-from ..data import loaders, sources
-from ..data.counts import Batch, Cells
+from ..data import sources
+from ..data.counts import Cells
 from ..data.sources import Data
 from ..errors import TrainingError, TuningError
 from ..estimators.topic_model import TopicModel
@@ -85,8 +85,7 @@ class Worker:
         listen: Listener | None = None,
     ) -> None:
         self.study, self.storage, self.plan = study, storage, Plan.of(study)
-        self.train, self.device, self.listen = train, device, listen
-        self.test: list[Batch] = list(loaders.in_order(test))
+        self.train, self.test, self.device, self.listen = train, test, device, listen
         self.quit = threading.Event()
 
     def run(self) -> str:
@@ -169,7 +168,6 @@ class TrialRun:
             self._note("device", str(model._training_device()))
             window = max(1, model.num_epochs // 6)
             writer = TensorBoardWriter(Path(plan.tensorboard_logdir) / str(trial.number), plan.log_every)
-            test: list[Batch] = []
             try:
                 for record in model.fit_cells(worker.train):
                     if plan.log_steps or isinstance(record, EpochRecord):
@@ -178,8 +176,7 @@ class TrialRun:
                         self.last = record
                         self._look()
                         continue
-                    test = test or [b.to(model.device) for b in worker.test]
-                    self._measure(model, record, test, window)
+                    self._measure(model, record, window)
                     if patiently(trial.should_prune):
                         raise _Pruned
             finally:
@@ -190,6 +187,7 @@ class TrialRun:
             path = plan.weights(trial.number)
             path.parent.mkdir(parents=True, exist_ok=True)
             model.save(path)
+            self._note("weights", str(path))
 
     def _model(self, params: dict[str, Any]) -> TopicModel:
         plan, trial = self.plan, self.trial
@@ -201,11 +199,11 @@ class TrialRun:
             model.set_device(self.worker.device)
         return model
 
-    def _measure(self, model: TopicModel, record: EpochRecord, test: list[Batch], window: int) -> None:
+    def _measure(self, model: TopicModel, record: EpochRecord, window: int) -> None:
         """Score the held-out cells, and report the least score of the last epochs."""
         network = model.network
         assert network is not None
-        told = held_out(network, test)
+        told = held_out(network, self.worker.test)
         rate = told.rate + model.get_params().get("dependence_beta", 0.0) * told.dependence
         # by the annealing alone: a trial's own cost_beta must not make it look better
         score = told.distortion + rate * min(1.0, record.kl_weight / model.cost_beta)

@@ -289,8 +289,8 @@ def test_a_trial_failed_by_somebody_else_does_not_end_its_worker(folder, cells, 
     honest = worker.TrialRun._measure
     tuner = tuner_of(cells, max_trials=2, min_trials=2)
 
-    def measure(run, model, record, *rest):
-        honest(run, model, record, *rest)
+    def measure(run, model, record, window):
+        honest(run, model, record, window)
         if run.trial.number == 0 and record.epoch == 5:
             tuner.purge()
 
@@ -455,13 +455,12 @@ def test_patience_waits_for_a_storage_and_then_says_that_it_is_gone(monkeypatch)
 def test_the_held_out_loss_is_that_of_many_draws(cells):
     model = make(cells, num_epochs=30).fit(cells, progress=False)
     read = sources.training_cells(cells, model.get_params())
-    batch = read.batch(np.arange(len(read))).to(model.device)
     many = evaluation.mean_loss(model.network, read, n_draws=64)
-    told = [evaluation.held_out(model.network, [batch], seed) for seed in range(12)]
+    told = [evaluation.held_out(model.network, read, seed) for seed in range(12)]
     distortions = np.array([t.distortion for t in told])
     assert distortions.mean() == pytest.approx(many["distortion"], abs=4 * distortions.std() / math.sqrt(12) + 1e-3)
     assert told[0].rate == pytest.approx(many["rate"], rel=0.05)
-    assert evaluation.held_out(model.network, [batch], 3) == told[3]
+    assert evaluation.held_out(model.network, read, 3) == told[3]
 
 
 # --- the sampler ----------------------------------------------------------------------------------
