@@ -7,9 +7,11 @@ from typing import Any
 
 from . import options
 from .estimators.topic_model import TopicModel, load_model
+from .plots.contributions import plot_topic_contributions
 from .recommend import Recommendation, recommend_parameters
 from .training.writers import TensorBoardWriter, Writer
 from .tuning.bayesian import BayesianTuner
+from .tuning.gradient import gradient_tune
 from .tuning.storage import Redis
 
 __all__ = [
@@ -19,8 +21,10 @@ __all__ = [
     "TensorBoardWriter",
     "TopicModel",
     "Writer",
+    "gradient_tune",
     "load_model",
     "make_model",
+    "plot_topic_contributions",
     "recommend_parameters",
 ]
 

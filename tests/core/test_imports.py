@@ -120,8 +120,8 @@ def test_importing_alone_prints_nothing():
 def test_the_public_names_are_exactly_these():
     assert mira_core.__all__ == ["data", "topics"]
     assert sorted(mira_core.topics.__all__) == [
-        "BayesianTuner", "Recommendation", "Redis", "TensorBoardWriter", "TopicModel", "Writer", "load_model",
-        "make_model", "recommend_parameters",
+        "BayesianTuner", "Recommendation", "Redis", "TensorBoardWriter", "TopicModel", "Writer",
+        "gradient_tune", "load_model", "make_model", "plot_topic_contributions", "recommend_parameters",
     ]  # fmt: skip
     assert sorted(mira_core.data.__all__) == ["load_demo", "simulate_expression"]
     for package in (mira_core, mira_core.topics, mira_core.data):
