@@ -63,6 +63,13 @@ def make(adata: ad.AnnData, **options: object) -> mira.topics.TopicModel:
     return mira.topics.make_model(*adata.shape, **{**small, **options})
 
 
+def make_tuner(adata: ad.AnnData, save_name: str = "a/study", **options: object) -> mira.topics.BayesianTuner:
+    """A tuner of few and small models; ``model`` holds options of theirs."""
+    model = make(adata, **{"num_epochs": 6, **options.pop("model", {})})
+    small = {"min_topics": 2, "max_topics": 12, "max_trials": 6, "min_trials": 4, "stop_condition": 3, "seed": 1}
+    return mira.topics.BayesianTuner(model=model, save_name=save_name, **{**small, **options})
+
+
 def read_cells(adata: ad.AnnData, **options: object) -> Cells:
     """The cells as a model would read them for training."""
     return sources.training_cells(adata, make(adata, **options).get_params())

@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from concurrent.futures import Executor
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +128,6 @@ class BayesianTuner:
             model_dir=str(_folder(model_dir, save_name)),
             tensorboard_logdir=str(_folder(tensorboard_logdir, save_name)),
         )  # fmt: skip
-        self._study: optuna.Study | None = None
-        self._opened: optuna.storages.BaseStorage | None = None
 
     # --- the study ------------------------------------------------------------------------------
 
@@ -142,8 +141,7 @@ class BayesianTuner:
             If there is no such run.
         """
         opened = storages.open_storage(storage)
-        study = workers.load_study(opened, save_name)
-        plan = Plan.of(study)
+        plan = Plan.of(workers.load_study(opened, save_name))
         topics = plan.space["num_topics"]
         tuner = cls(
             model=model, save_name=save_name, storage=storage, min_topics=int(topics.low),
@@ -152,21 +150,18 @@ class BayesianTuner:
             train_size=plan.train_size,
         )  # fmt: skip
         tuner._plan, tuner._opened = plan, opened
-        tuner._study = tuner._open(opened)
         return tuner
 
-    @property
+    @cached_property
     def study(self) -> optuna.Study:
         """The study in its storage."""
-        if self._study is None:
-            self._opened = storages.open_storage(self.storage)
-            self._study = self._open(self._opened)
-        return self._study
-
-    def _open(self, opened: optuna.storages.BaseStorage) -> optuna.Study:
         return workers.open_study(
-            opened, self.save_name, self.model.num_epochs, self._plan.seed, self.n_jobs, self.sampler, self.pruner
+            self._opened, self.save_name, self.model.num_epochs, self._plan.seed, self.n_jobs, self.sampler, self.pruner
         )
+
+    @cached_property
+    def _opened(self) -> optuna.storages.BaseStorage:
+        return storages.open_storage(self.storage)
 
     @property
     def trial_attrs(self) -> list[dict[str, Any]]:
@@ -184,11 +179,9 @@ class BayesianTuner:
         dead_only
             Leave those whose process is not proven gone, or silent for a minute.
         """
-        study = self.study
-        assert self._opened is not None
+        study, opened, purged = self.study, self._opened, []
         if dead_only:
-            return fail_dead(study, self._opened)
-        opened, purged = self._opened, []
+            return fail_dead(study, opened)
         for trial in trials_of(study, [TrialState.RUNNING]):
             why = {"type": "Purged", "message": f"purged while its process was {standing(trial)}"}
             if patiently(lambda t=trial, w=why: fail(study, opened, t, w)):  # type: ignore[misc]
@@ -237,15 +230,14 @@ class BayesianTuner:
         before = Plan.of(study) if patiently(lambda: study.user_attrs).get("plan") else self._plan
         # where the data are on the disk is for workers that are started by hand
         plan = replace(self._plan, digest=_digest(cells, held_out), train=before.train, test=before.test)
+        self._agree(plan)
         if not here:
             plan = replace(plan, train=str(self._on_disk(train, "train", plan)),
                            test=None if test is None else str(self._on_disk(test, "test", plan)))  # fmt: skip
-        self._agree(plan)
         patiently(lambda: study.set_user_attr("plan", plan.to_dict()))
         for flag in ("stop", "pause"):
             patiently(lambda f=flag: study.set_user_attr(f, False))  # type: ignore[misc]
         self._plan = plan
-        assert self._opened is not None
         with Table(study, plan) as table:
             if here:
                 why = Worker(study, self._opened, cells, held_out, listen=table.show).run()

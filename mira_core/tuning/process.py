@@ -1,4 +1,4 @@
-"""A worker as a process of its own: ``python -m mira_core.tuning.process FILE DEVICE``, as the tuner starts it."""
+"""A worker as a process, as the tuner starts it: ``python -m mira_core.tuning.process PAYLOAD ERROR DEVICE``."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def _watch(parent: int) -> None:
 def main() -> int:
     """Run trials until none is wanted."""
     from ..errors import MiraError
-    from .workers import run_worker
+    from .workers import GAVE_UP, run_worker
 
     threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
     # written by the tuner that started this process, in a folder that only its user can enter
     payload = pickle.loads(Path(sys.argv[1]).read_bytes())
     try:
-        run_worker(payload, sys.argv[2] or None)
-    except MiraError as problem:
-        print(f"mira: error: {problem}", file=sys.stderr)
-        return 1
+        run_worker(payload, sys.argv[3] or None)
+    except MiraError as problem:  # the tuner tells it
+        Path(sys.argv[2]).write_text(str(problem))
+        return GAVE_UP
     return 0
 
 

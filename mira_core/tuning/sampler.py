@@ -53,11 +53,10 @@ class RungSampler(optuna.samplers.BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Draw one parameter at random."""
+        u = self._rng(trial, param_name).random()
         if isinstance(param_distribution, CategoricalDistribution):
-            return param_distribution.choices[
-                int(self._rng(trial, param_name).integers(len(param_distribution.choices)))
-            ]
-        return _from_unit(self._rng(trial, param_name).random(), param_distribution)
+            return param_distribution.choices[int(u * len(param_distribution.choices))]
+        return _from_unit(u, param_distribution)
 
     def _rng(self, trial: FrozenTrial, *more: str) -> np.random.Generator:
         # a generator for each trial, so that a study that was interrupted goes on as if it had not been
@@ -76,7 +75,8 @@ class RungSampler(optuna.samplers.BaseSampler):
             if t.number != trial.number and search_space.keys() <= t.params.keys()
         ]
         seen = [t for t in others if t.state in (TrialState.COMPLETE, TrialState.PRUNED) and self._at_rungs(t)]
-        if len(seen) < self.n_startup or not any(len(self._rungs_of(t)) == len(self.rungs) for t in seen):
+        whole = any(t.state == TrialState.COMPLETE and len(self._rungs_of(t)) == len(self.rungs) for t in seen)
+        if len(seen) < self.n_startup or not whole:
             return {}
         running = [t for t in others if t.state == TrialState.RUNNING]
         x_D = self._suggest(seen, running, search_space, self._rng(trial))

@@ -25,7 +25,6 @@ from .search import Range
 from .storage import patiently
 
 FORMAT = 1
-HOPELESS = 5  # trials that fail, with none that completes, before a study gives up
 MEASURES = ("distortion", "rate", "dependence", "score")
 # What fit may change when it goes on with a study.
 BUDGET = ("max_trials", "min_trials", "stop_condition")
@@ -115,22 +114,10 @@ def best_of(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
 
 
 def why_to_end(study: optuna.Study, plan: Plan) -> str:
-    """Say why no further trial is to begin; empty if one is.
-
-    Raises
-    ------
-    TuningError
-        If all trials fail.
-    """
+    """Say why no further trial is to begin; empty if one is."""
     trials = trials_of(study)
     ended = [t for t in trials if t.state.is_finished()]
     best = best_of(ended)
-    failed = [t for t in ended if t.state == TrialState.FAIL and "failure" in t.user_attrs]
-    if best is None and len(failed) == len(ended) >= HOPELESS:
-        last = failed[-1].user_attrs["failure"]
-        raise TuningError(
-            f"all of the first {len(failed)} trials failed, the last with {last['type']}: {last['message']}"
-        )
     if patiently(lambda: study.user_attrs).get("stop"):
         return "it was asked to stop"
     if len(trials) >= plan.max_trials:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from .study import Plan, best_of, trials_of
+
+EVERY = 1.0  # seconds
 
 
 class Table:
@@ -15,6 +19,7 @@ class Table:
         from tqdm.auto import tqdm
 
         self.study = study
+        self._shown = 0.0
         self.bar = tqdm(total=plan.max_trials, unit="trial", desc=study.study_name)
 
     def __enter__(self) -> Table:
@@ -26,10 +31,15 @@ class Table:
 
     def show(self, trial: FrozenTrial) -> None:
         """Show that a trial has ended."""
-        self.refresh()
+        self._draw()
 
     def refresh(self) -> None:
-        """Show how many trials have ended, and the best of them."""
+        """Show how many trials have ended, and the best of them; reads the storage, so not more than every second."""
+        if time.monotonic() - self._shown > EVERY:
+            self._draw()
+
+    def _draw(self) -> None:
+        self._shown = time.monotonic()
         trials = trials_of(self.study)
         count = {s: sum(t.state == s for t in trials) for s in TrialState}
         self.bar.n = len(trials) - count[TrialState.RUNNING]
@@ -43,4 +53,5 @@ class Table:
 
     def say(self, why: str) -> None:
         """Say why the tuning ended."""
+        self._draw()
         self.bar.write(f"{self.study.study_name}: ended, as {why}")

@@ -32,6 +32,7 @@ from .study import MEASURES, Plan, fail_dead, why_to_end
 logger = logging.getLogger(__name__)
 
 BEAT = 10.0  # seconds between two heartbeats
+HOPELESS = 5  # trials that fail in a row before a worker gives up
 LOOK = 2.0  # seconds after which a worker looks whether it is asked to stop
 Listener = Callable[[FrozenTrial], None]
 
@@ -87,9 +88,16 @@ class Worker:
         self.study, self.storage, self.plan = study, storage, Plan.of(study)
         self.train, self.test, self.device, self.listen = train, test, device, listen
         self.quit = threading.Event()
+        self.failures: list[Exception] = []  # since a trial last went well
 
     def run(self) -> str:
-        """Run trials until none is wanted; return why."""
+        """Run trials until none is wanted; return why.
+
+        Raises
+        ------
+        TuningError
+            If trial after trial fails.
+        """
         while not self.quit.is_set():
             fail_dead(self.study, self.storage)
             self._wait_while_paused()
@@ -102,6 +110,12 @@ class Worker:
                 return "it was asked to stop"
             if self.listen is not None:
                 self.listen(self._frozen(trial))
+            if len(self.failures) >= HOPELESS:
+                last = self.failures[-1]
+                raise TuningError(
+                    f"{HOPELESS} trials failed one after the other, the last with {type(last).__name__}: {last}. Mend "
+                    "the cause, and call fit again"
+                )
         return "it was asked to stop"
 
     def _wait_while_paused(self) -> None:
@@ -135,10 +149,13 @@ class Worker:
             raise  # there is nobody to tell
         except Exception as problem:
             logger.warning("trial %d failed: %s", trial.number, problem)
+            self.failures.append(problem)
             run.fail(problem, type(problem).__name__, str(problem))
             self._again_with_less(trial, problem)
+            return
         else:
             run.tell(run.value)
+        self.failures = []
 
     def _again_with_less(self, trial: optuna.Trial, problem: Exception) -> None:
         """Queue a trial that ran out of memory once more, with half the cells in a minibatch."""
@@ -156,6 +173,7 @@ class TrialRun:
         self.measured: dict[str, list[float]] = {k: [] for k in MEASURES}
         self.epoch, self.seconds, self.value = 0, 0.0, float("nan")
         self.last: StepRecord | None = None
+        self.peak_mb = 0.0
         self._looked = 0.0
 
     def train(self) -> None:
@@ -177,7 +195,8 @@ class TrialRun:
                         self._look()
                         continue
                     self._measure(model, record, window)
-                    if patiently(trial.should_prune):
+                    # one that has ended is not worth less for it
+                    if record.epoch < model.num_epochs and patiently(trial.should_prune):
                         raise _Pruned
             finally:
                 writer.summary.add_hparams(params, {"score": self.value}, run_name=".")
@@ -224,11 +243,12 @@ class TrialRun:
             raise Stopped
 
     def _beat(self) -> None:
-        memory = psutil.Process().memory_info().rss / 2**20
+        in_use = psutil.Process().memory_info().rss
         if torch.cuda.is_available():
-            memory = max(memory, torch.cuda.max_memory_allocated() / 2**20)
+            in_use = max(in_use, torch.cuda.max_memory_allocated())
+        self.peak_mb = max(self.peak_mb, in_use / 2**20)
         progress = {"time": time.time(), "epoch": self.epoch, "seconds_per_epoch": round(self.seconds, 4),
-                    "memory_mb": round(memory)}  # fmt: skip
+                    "peak_memory_mb": round(self.peak_mb)}  # fmt: skip
         self.trial.set_user_attr("progress", progress)
         if self.epoch:
             self.trial.set_user_attr("held_out", {k: [round(x, 4) for x in v] for k, v in self.measured.items()})

@@ -10,8 +10,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, wait
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from .study import Plan, fail_dead, why_to_end
 from .worker import Worker, read_cells
 
 STARTUP = 15  # trials at random before the sampler is asked
+WATCH = 0.5  # seconds between two looks at the workers
+GAVE_UP = 3  # exit status of a worker that ended with an error of its own
 MANY_DEATHS = 10  # of workers, besides one for each, after which something must be wrong
 
 
@@ -56,15 +59,30 @@ def open_study(
     pruner: optuna.pruners.BasePruner | None,
 ) -> optuna.Study:
     """Open a study, made if there is none of that name, with the usual sampler and pruner if none are given."""
-    first = max(1, num_epochs // 3)
-    rungs = [r for r in (first, 2 * first) if r < num_epochs] + [num_epochs]
-    pruner = pruner or optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=2)
+    rungs = [max(1, num_epochs // 3)]
+    pruner = pruner or optuna.pruners.SuccessiveHalvingPruner(min_resource=rungs[0], reduction_factor=2)
+    while 2 * rungs[-1] < num_epochs:
+        rungs.append(2 * rungs[-1])
+    if num_epochs not in rungs:
+        rungs.append(num_epochs)
     sampler = sampler or RungSampler(rungs, seed, max(STARTUP, n_jobs))
-    return patiently(
-        lambda: optuna.create_study(
-            storage=opened, study_name=name, sampler=sampler, pruner=pruner, load_if_exists=True
+    with _quiet_optuna():
+        return patiently(
+            lambda: optuna.create_study(
+                storage=opened, study_name=name, sampler=sampler, pruner=pruner, load_if_exists=True
+            )
         )
-    )
+
+
+@contextmanager
+def _quiet_optuna() -> Iterator[None]:
+    """Keep Optuna from talking between the lines of a progress bar."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 def run_worker(payload: dict[str, Any], device: str | None = None) -> str:
@@ -146,11 +164,10 @@ class Team:
         futures = {executor.submit(run_worker, self.payload) for _ in range(self.n_jobs)}
         try:
             while futures:
-                time.sleep(0.5)
+                ended, futures = wait(futures, timeout=WATCH, return_when=FIRST_COMPLETED)
                 show()
-                for done in {f for f in futures if f.done()}:
-                    futures.remove(done)
-                    problem = done.exception()
+                for future in ended:
+                    problem = future.exception()
                     if isinstance(problem, TuningError):
                         raise problem
                     if problem is not None and self._goes_on_after(problem):
@@ -171,12 +188,14 @@ class Team:
             running = {i: self._start(payload, i) for i in range(self.n_jobs)}
             try:
                 while running:
-                    time.sleep(0.2)
+                    time.sleep(WATCH)
                     show()
                     for i, process in list(running.items()):
                         if process.poll() is None:
                             continue
                         del running[i]
+                        if process.returncode == GAVE_UP:
+                            raise TuningError(f"a worker gave up: {(Path(folder) / f'{i}.error').read_text()}")
                         if process.returncode and self._goes_on_after(f"status {process.returncode}"):
                             running[i] = self._start(payload, i)
             finally:
@@ -189,7 +208,8 @@ class Team:
     def _start(self, payload: Path, i: int) -> subprocess.Popen[bytes]:
         threads = max(1, (os.cpu_count() or 1) // self.n_jobs)
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ, **ENVIRONMENT}
-        command = [sys.executable, "-m", "mira_core.tuning.process", str(payload), self._device(i) or ""]
+        error = payload.with_name(f"{i}.error")
+        command = [sys.executable, "-m", "mira_core.tuning.process", str(payload), str(error), self._device(i) or ""]
         return subprocess.Popen(command, env=environment)
 
     def _device(self, i: int) -> str | None:

@@ -17,12 +17,11 @@ from optuna.trial import TrialState
 import mira_core as mira
 from mira_core.data import sources
 from mira_core.errors import OptionError, TuningError
-from mira_core.plots import trials as plots
 from mira_core.processes import this_process
 from mira_core.training import evaluation, loop
-from mira_core.tuning import search, storage, study, worker
-from mira_core.tuning.sampler import RungSampler, _from_unit, _to_unit
-from tests.helpers import make, make_cells, same, with_columns
+from mira_core.tuning import search, storage, study, worker, workers
+from mira_core.tuning.sampler import RungSampler
+from tests.helpers import make, make_cells, make_tuner, same, with_columns
 
 mpl.use("Agg")
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -40,12 +39,6 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def tuner_of(cells, name="study", **options):
-    model = make(cells, **{"num_epochs": 6, **options.pop("model", {})})
-    small = {"min_topics": 2, "max_topics": 12, "max_trials": 6, "min_trials": 4, "stop_condition": 3, "seed": 1}
-    return mira.topics.BayesianTuner(model=model, save_name=name, **{**small, **options})
-
-
 def states(tuner):
     return [t.state for t in tuner.study.get_trials(deepcopy=False)]
 
@@ -54,7 +47,7 @@ def states(tuner):
 
 
 def test_tuning_leaves_a_study_models_and_logs(folder, cells):
-    tuner = tuner_of(cells, "tuning/rna/0")
+    tuner = make_tuner(cells, "tuning/rna/0")
     best = tuner.fit(cells)
     trials = tuner.study.get_trials()
     assert 4 <= len(trials) <= 6
@@ -78,7 +71,7 @@ def test_tuning_leaves_a_study_models_and_logs(folder, cells):
 
 
 def test_a_trial_is_the_model_that_its_parameters_and_seed_give(folder, cells):
-    tuner = tuner_of(cells, max_trials=1, min_trials=1)
+    tuner = make_tuner(cells, max_trials=1, min_trials=1)
     best = tuner.fit(cells)
     params = tuner.study.trials[0].params
     train, _ = sources.split(cells, best.get_params(), 0.8, 1)
@@ -88,7 +81,7 @@ def test_a_trial_is_the_model_that_its_parameters_and_seed_give(folder, cells):
 
 
 def test_the_same_seed_gives_the_same_study_bit_for_bit(folder, cells):
-    one, other = (tuner_of(cells, name, max_trials=5, min_trials=5) for name in ("one", "other"))
+    one, other = (make_tuner(cells, name, max_trials=5, min_trials=5) for name in ("one", "other"))
     for tuner in (one, other):
         tuner.sampler = RungSampler([2, 4, 6], seed=1, n_startup=2)
         tuner.fit(cells)
@@ -97,23 +90,36 @@ def test_the_same_seed_gives_the_same_study_bit_for_bit(folder, cells):
 
 
 def test_fit_goes_on_with_a_study_and_refuses_another_one(folder, cells):
-    tuner_of(cells, max_trials=2, min_trials=2).fit(cells)
-    tuner = tuner_of(cells, max_trials=4, min_trials=4)
+    make_tuner(cells, max_trials=2, min_trials=2).fit(cells)
+    tuner = make_tuner(cells, max_trials=4, min_trials=4)
     tuner.fit(cells)
-    whole = tuner_of(cells, "whole", max_trials=4, min_trials=4)
+    whole = make_tuner(cells, "whole", max_trials=4, min_trials=4)
     whole.fit(cells)
     assert [t.params for t in tuner.study.trials] == [t.params for t in whole.study.trials]
     assert [t.value for t in tuner.study.trials] == [t.value for t in whole.study.trials]
     with pytest.raises(TuningError, match="begun otherwise: space was"):
-        tuner_of(cells, max_topics=13).fit(cells)
+        make_tuner(cells, max_topics=13).fit(cells)
     with pytest.raises(TuningError, match="digest"):
-        tuner_of(cells).fit(cells[:140].copy())
+        make_tuner(cells).fit(cells[:140].copy())
     with pytest.raises(TuningError, match="given"):
-        tuner_of(cells, model={"hidden": 8}).fit(cells)
+        make_tuner(cells, model={"hidden": 8}).fit(cells)
+
+
+def test_optuna_does_not_talk_in_between(folder, cells, capfd):
+    told = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    try:
+        make_tuner(cells, max_trials=1, min_trials=1).fit(cells)
+        make_tuner(cells, max_trials=2, min_trials=2).fit(cells)
+        assert optuna.logging.get_verbosity() == optuna.logging.INFO
+    finally:
+        optuna.logging.set_verbosity(told)
+    assert "study created" not in (said := capfd.readouterr().err)
+    assert "existing study" not in said
 
 
 def test_held_out_cells_can_be_given(folder, cells):
-    tuner = tuner_of(cells, max_trials=1, min_trials=1)
+    tuner = make_tuner(cells, max_trials=1, min_trials=1)
     tuner.fit(cells[:100].copy(), cells[100:].copy())
     read = sources.training_cells(cells[:100].copy(), tuner.model.get_params())
     assert tuner.fetch_best_weights()._fitted().statistics.n_cells == len(read) == 100
@@ -121,7 +127,7 @@ def test_held_out_cells_can_be_given(folder, cells):
 
 def test_models_with_covariates_pay_for_dependence(folder):
     adata = with_columns(make_cells(120, 30))
-    tuner = tuner_of(adata, model={"categorical_covariates": "batch", "hidden": 8}, max_trials=2, min_trials=2)
+    tuner = make_tuner(adata, model={"categorical_covariates": "batch", "hidden": 8}, max_trials=2, min_trials=2)
     tuner.fit(adata)
     told = tuner.study.trials[0].user_attrs["held_out"]
     assert all(math.isfinite(x) for x in told["dependence"])
@@ -129,7 +135,7 @@ def test_models_with_covariates_pay_for_dependence(folder):
 
 
 def test_a_tuner_is_loaded_from_its_storage(folder, cells):
-    tuner = tuner_of(cells, "a/b", max_trials=2, min_trials=2)
+    tuner = make_tuner(cells, "a/b", max_trials=2, min_trials=2)
     best = tuner.fit(cells)
     again = mira.topics.BayesianTuner.load(model=tuner.model, save_name="a/b")
     assert same(again.fetch_best_weights().network.state_dict(), best.network.state_dict())
@@ -139,7 +145,7 @@ def test_a_tuner_is_loaded_from_its_storage(folder, cells):
 
 
 def test_weights_of_trials_that_are_not_there(folder, cells):
-    tuner = tuner_of(cells)
+    tuner = make_tuner(cells)
     with pytest.raises(ValueError, match="no trial has been completed"):
         tuner.fetch_best_weights()
     with pytest.raises(ValueError, match="there is no trial 3"):
@@ -162,7 +168,7 @@ def test_a_failed_trial_tells_why_and_the_study_goes_on(folder, cells, monkeypat
             yield record
 
     monkeypatch.setattr(loop, "train", train)
-    tuner = tuner_of(cells, max_trials=6, min_trials=6)
+    tuner = make_tuner(cells, max_trials=6, min_trials=6)
     tuner.fit(cells)
     failed = [t for t in tuner.study.trials if t.state == TrialState.FAIL]
     assert failed
@@ -177,15 +183,35 @@ def test_a_failed_trial_tells_why_and_the_study_goes_on(folder, cells, monkeypat
         assert why["learning_rate"] > 0
 
 
-def test_a_study_whose_trials_all_fail_ends_with_the_reason(folder, cells, monkeypatch):
-    def train(*_):
-        raise RuntimeError("no memory left for this")
-        yield
-
-    monkeypatch.setattr(loop, "train", train)
-    tuner = tuner_of(cells, max_trials=50, min_trials=50)
-    with pytest.raises(TuningError, match="all of the first 5 trials failed, the last with RuntimeError: no memory"):
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_a_study_whose_trials_all_fail_ends_with_the_reason_and_goes_on_once_it_is_mended(folder, cells, n_jobs):
+    (folder / "runs").write_text("a file where a folder of logs should be")
+    tuner = make_tuner(cells, max_trials=50, min_trials=50, n_jobs=n_jobs)
+    with pytest.raises(TuningError, match="5 trials failed one after the other, the last with .*Error: .*runs"):
         tuner.fit(cells)
+    assert 5 <= len(states(tuner)) <= 5 * n_jobs  # in a row of one worker
+    (folder / "runs").unlink()
+    again = make_tuner(cells, max_trials=len(states(tuner)) + 1, min_trials=1, n_jobs=n_jobs)
+    again.fit(cells)
+    assert TrialState.COMPLETE in states(again)
+
+
+def test_a_trial_that_reached_its_last_epoch_is_not_pruned(folder, cells):
+    class Always(optuna.pruners.BasePruner):
+        def prune(self, study, trial):
+            return trial.last_step >= 6
+
+    tuner = make_tuner(cells, pruner=Always(), max_trials=2, min_trials=2)
+    tuner.fit(cells)
+    assert states(tuner) == [TrialState.COMPLETE] * 2
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rungs"), [(24, (8, 16, 24)), (12, (4, 8, 12)), (5, (1, 2, 4, 5)), (4, (1, 2, 4)), (1, (1,))]
+)
+def test_the_sampler_knows_every_epoch_at_which_trials_are_pruned(epochs, rungs):
+    opened = workers.open_study(optuna.storages.InMemoryStorage(), "s", epochs, 0, 1, None, None)
+    assert opened.sampler.rungs == rungs
 
 
 def test_a_trial_without_memory_is_tried_once_more_with_less(folder, cells, monkeypatch):
@@ -198,7 +224,7 @@ def test_a_trial_without_memory_is_tried_once_more_with_less(folder, cells, monk
         yield from honest(network, read, options, seed)
 
     monkeypatch.setattr(loop, "train", train)
-    tuner = tuner_of(cells, max_trials=2, min_trials=2)
+    tuner = make_tuner(cells, max_trials=2, min_trials=2)
     tuner.fit(cells)
     first, again = tuner.study.trials
     assert (first.state, again.state) == (TrialState.FAIL, TrialState.COMPLETE)
@@ -216,7 +242,7 @@ def test_ctrl_c_ends_the_trial_and_fit_goes_on_later(folder, cells, monkeypatch)
                 raise KeyboardInterrupt
             yield record
 
-    tuner = tuner_of(cells, max_trials=3, min_trials=3)
+    tuner = make_tuner(cells, max_trials=3, min_trials=3)
     with monkeypatch.context() as m:
         m.setattr(loop, "train", train)
         with pytest.raises(KeyboardInterrupt):
@@ -230,7 +256,7 @@ def test_ctrl_c_ends_the_trial_and_fit_goes_on_later(folder, cells, monkeypatch)
 def test_a_study_that_is_asked_to_stop_does_and_keeps_what_it_has(folder, cells, monkeypatch):
     monkeypatch.setattr(worker, "LOOK", 0.0)
     honest = worker.TrialRun._measure
-    tuner = tuner_of(cells, max_trials=6, min_trials=6)
+    tuner = make_tuner(cells, max_trials=6, min_trials=6)
 
     def measure(run, *arguments):
         honest(run, *arguments)
@@ -250,7 +276,7 @@ def dead() -> dict[str, object]:
 
 
 def test_purge_fails_running_trials_and_with_care_only_the_dead(folder, cells):
-    tuner = tuner_of(cells)
+    tuner = make_tuner(cells)
     processes = [this_process(), dead(), {**this_process(), "host": "elsewhere"}]
     for process in processes:
         tuner.study.ask().set_user_attr("process", process)
@@ -263,7 +289,7 @@ def test_purge_fails_running_trials_and_with_care_only_the_dead(folder, cells):
 
 
 def test_how_a_running_trial_stands(folder, cells):
-    tuner = tuner_of(cells)
+    tuner = make_tuner(cells)
     elsewhere = {**this_process(), "host": "elsewhere"}
     for process, beat in ((this_process(), 0), (dead(), time.time()), (elsewhere, time.time()), (elsewhere, 0)):
         trial = tuner.study.ask()
@@ -278,7 +304,7 @@ def test_how_a_running_trial_stands(folder, cells):
 
 
 def test_trials_of_a_killed_tuning_are_recognised_by_the_next_fit(folder, cells):
-    tuner = tuner_of(cells, max_trials=3, min_trials=3)
+    tuner = make_tuner(cells, max_trials=3, min_trials=3)
     tuner.study.ask().set_user_attr("process", dead())
     tuner.fit(cells)
     assert states(tuner)[0] == TrialState.FAIL
@@ -287,7 +313,7 @@ def test_trials_of_a_killed_tuning_are_recognised_by_the_next_fit(folder, cells)
 
 def test_a_trial_failed_by_somebody_else_does_not_end_its_worker(folder, cells, monkeypatch):
     honest = worker.TrialRun._measure
-    tuner = tuner_of(cells, max_trials=2, min_trials=2)
+    tuner = make_tuner(cells, max_trials=2, min_trials=2)
 
     def measure(run, model, record, window):
         honest(run, model, record, window)
@@ -326,7 +352,7 @@ def told_trials(tuner, values):
     ],
 )
 def test_a_study_ends_by_the_documented_rule(folder, cells, values, ends):
-    tuner = tuner_of(cells, max_trials=10, sampler=optuna.samplers.RandomSampler())
+    tuner = make_tuner(cells, max_trials=10, sampler=optuna.samplers.RandomSampler())
     told_trials(tuner, values)
     assert bool(study.why_to_end(tuner.study, tuner._plan)) == ends
 
@@ -335,7 +361,7 @@ def test_a_study_ends_by_the_documented_rule(folder, cells, values, ends):
     ("topics", "said"), [(3, "lower min_topics than 2|$^"), (11, "higher max_topics than 12"), (7, None)]
 )
 def test_the_best_near_an_end_of_the_range_warns(folder, cells, topics, said, recwarn):
-    tuner = tuner_of(cells, min_topics=2 if topics != 3 else 3)
+    tuner = make_tuner(cells, min_topics=2 if topics != 3 else 3)
     trial = tuner.study.ask()
     trial.suggest_int("num_topics", topics, topics)
     tuner.study.tell(trial, 1.0)
@@ -360,7 +386,7 @@ def test_the_best_near_an_end_of_the_range_warns(folder, cells, topics, said, re
         ({"min_topics": 1}, "min_topics must be at least 2"),
         ({"min_trials": 7}, "min_trials must not exceed max_trials"),
         ({"train_size": 1.0}, "train_size must be between 0 and 1"),
-        ({"name": "/"}, "save_name must be a name"),
+        ({"save_name": "/"}, "save_name must be a name"),
         ({"search": {"hiden": None}}, "did you mean hidden"),
         ({"search": {"use_cuda": None}}, "use_cuda cannot be searched; what can is"),
         ({"search": {"dependence_beta": None}}, "does not apply"),
@@ -372,11 +398,11 @@ def test_the_best_near_an_end_of_the_range_warns(folder, cells, topics, said, re
 )
 def test_wrong_options_say_what_must_hold(folder, cells, options, said):
     with pytest.raises(OptionError, match=said):
-        tuner_of(cells, **options)
+        make_tuner(cells, **options)
 
 
 def test_any_option_with_a_range_can_be_searched(folder, cells):
-    tuner = tuner_of(cells, search={"initial_pseudocounts": (10, 200), "hidden": (4, 9)}, max_trials=3, min_trials=3)
+    tuner = make_tuner(cells, search={"initial_pseudocounts": (10, 200), "hidden": (4, 9)}, max_trials=3, min_trials=3)
     tuner.fit(cells)
     for trial in tuner.study.trials:
         assert set(trial.params) == {"num_topics", "decoder_dropout", "initial_pseudocounts", "hidden"}
@@ -386,7 +412,7 @@ def test_any_option_with_a_range_can_be_searched(folder, cells):
 
 
 def test_a_study_stays_below_its_folders(folder, cells):
-    tuner = tuner_of(cells, "../../etc/x", model_dir="m", tensorboard_logdir="t")
+    tuner = make_tuner(cells, "../../etc/x", model_dir="m", tensorboard_logdir="t")
     assert tuner._plan.model_dir == str(folder / "m/etc/x")
 
 
@@ -419,11 +445,11 @@ def test_the_sqlite_file_lets_readers_and_a_writer_not_wait_for_each_other(tmp_p
 
 
 def test_a_journal_file_is_a_storage(folder, cells):
-    tuner = tuner_of(cells, storage="journal:///" + str(folder / "j/s.journal"), max_trials=2, min_trials=2)
+    tuner = make_tuner(cells, storage="journal:///" + str(folder / "j/s.journal"), max_trials=2, min_trials=2)
     tuner.fit(cells)
     assert (folder / "j/s.journal").is_file()
     assert (
-        len(mira.topics.BayesianTuner.load(model=tuner.model, save_name="study", storage=tuner.storage).trial_attrs)
+        len(mira.topics.BayesianTuner.load(model=tuner.model, save_name="a/study", storage=tuner.storage).trial_attrs)
         == 2
     )
 
@@ -461,132 +487,3 @@ def test_the_held_out_loss_is_that_of_many_draws(cells):
     assert distortions.mean() == pytest.approx(many["distortion"], abs=4 * distortions.std() / math.sqrt(12) + 1e-3)
     assert told[0].rate == pytest.approx(many["rate"], rel=0.05)
     assert evaluation.held_out(model.network, read, 3) == told[3]
-
-
-# --- the sampler ----------------------------------------------------------------------------------
-
-SPACE = {
-    "k": optuna.distributions.IntDistribution(3, 60),
-    "log_k": optuna.distributions.IntDistribution(8, 512, log=True),
-    "x": optuna.distributions.FloatDistribution(-1.0, 2.0),
-    "log_x": optuna.distributions.FloatDistribution(0.05, 0.065, log=True),
-}
-
-
-@pytest.mark.parametrize("name", SPACE)
-def test_parameters_go_to_the_unit_interval_and_back(name):
-    d = SPACE[name]
-    for u in np.linspace(0, 1, 31):
-        value = _from_unit(u, d)
-        assert d.low <= value <= d.high
-        assert type(value) is (int if "k" in name else float)
-        assert _from_unit(_to_unit(value, d), d) == pytest.approx(value)
-    assert (_from_unit(0.0, d), _from_unit(1.0, d)) == (pytest.approx(d.low), pytest.approx(d.high))
-
-
-def surface(k: int, epoch: int, rng: np.random.Generator) -> float:
-    """Losses as trainings have: falling over the epochs, best at 22, noisy."""
-    return 500 + 40 * math.exp(-epoch / 4) + 0.05 * (k - 22) ** 2 + rng.normal(0, 0.5)
-
-
-def run_study(sampler, n, seed, epochs=12):
-    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=4, reduction_factor=2)
-    s = optuna.create_study(sampler=sampler, pruner=pruner)
-    rng = np.random.default_rng(seed)
-
-    def objective(trial):
-        k = trial.suggest_int("k", 3, 60)
-        for epoch in range(1, epochs + 1):
-            trial.report(value := surface(k, epoch, rng), epoch)
-            if trial.should_prune():
-                raise optuna.TrialPruned
-        return value
-
-    s.optimize(objective, n_trials=n)
-    return s
-
-
-def test_the_sampler_finds_the_best_number_of_topics_though_half_of_all_trials_are_pruned():
-    found = []
-    for seed in range(3):
-        s = run_study(RungSampler([4, 8, 12], seed=seed), 40, seed)
-        assert sum(t.state == TrialState.PRUNED for t in s.trials) > 10
-        later = [t.params["k"] for t in s.trials[20:]]
-        found.append(np.median(np.abs(np.array(later) - 22)))
-    assert np.median(found) <= 5  # at random it is 15
-
-
-def test_the_sampler_is_reproducible_and_does_not_depend_on_its_past():
-    one = run_study(RungSampler([4, 8, 12], seed=3), 22, 0)
-    other = run_study(RungSampler([4, 8, 12], seed=3), 22, 0)
-    assert [t.params for t in one.trials] == [t.params for t in other.trials]
-    assert [t.params for t in one.trials] != [
-        t.params for t in run_study(RungSampler([4, 8, 12], seed=4), 22, 0).trials
-    ]
-    fresh = RungSampler([4, 8, 12], seed=3)  # as after a restart
-    one.sampler = fresh
-    trial = one.ask()
-    assert trial.suggest_int("k", 3, 60) == _asked_next(other)
-
-
-def _asked_next(s):
-    return s.ask().suggest_int("k", 3, 60)
-
-
-def test_concurrent_trials_are_not_given_the_same_parameters():
-    s = run_study(RungSampler([4, 8, 12], seed=0), 30, 0)
-    asked = [s.ask().suggest_float("k2", 0, 1) for _ in range(3)]
-    assert len(set(asked)) == 3
-
-
-# --- figures --------------------------------------------------------------------------------------
-
-TRIALS = [
-    {"number": 0, "state": "COMPLETE", "value": 10.0, "elbo": 10.0, "num_topics": 5, "distortion": 8.0, "rate": 2.0},
-    {"number": 1, "state": "COMPLETE", "value": 10.5, "elbo": 10.5, "num_topics": 9, "distortion": 7.0, "rate": 3.5},
-    {"number": 2, "state": "COMPLETE", "value": 12.0, "elbo": 12.0, "num_topics": 7, "distortion": 8.5, "rate": 3.5},
-    {"number": 3, "state": "PRUNED", "value": 9.0, "elbo": 9.0, "num_topics": 8, "distortion": 7.0, "rate": 2.0},
-    {"number": 4, "state": "FAIL", "value": None, "elbo": None, "num_topics": 8, "distortion": None, "rate": None},
-]
-CURVES = {0: {1: 20.0, 2: 10.0}, 1: {1: 19.0, 2: 10.5}, 2: {1: 12.0}, 3: {1: 9.0}, 4: {}}
-
-
-def test_what_the_pareto_figure_shows():
-    info = plots.pareto_info(TRIALS)
-    assert info.numbers.tolist() == [0, 1, 2, 3]
-    assert info.x.tolist() == [5, 9, 7, 8]
-    assert info.y.tolist() == [10, 10.5, 12, 9]
-    assert info.on_front.tolist() == [True, True, False, False]  # pruned ones did not end
-    assert plots.pareto_info(TRIALS, include_pruned_trials=False).numbers.tolist() == [0, 1, 2]
-    with pytest.raises(OptionError, match="did you mean 'distortion'"):
-        plots.pareto_info(TRIALS, x="distorsion")
-
-
-def test_what_the_figure_of_intermediate_values_shows():
-    info = plots.curves_info(TRIALS, CURVES)
-    assert info.numbers == [0, 1, 2, 3]
-    assert info.curves[0][1].tolist() == [20, 10]
-    assert info.hue.values.tolist() == [10, 10.5, 12, 9]
-    assert plots.curves_info(TRIALS, CURVES, "state").hue.categories == ["COMPLETE", "PRUNED"]
-    assert plots.curves_info(TRIALS, CURVES, "value", True).hue.values[0] == pytest.approx(math.log(10))
-
-
-def test_the_figures_are_drawn_with_every_documented_option(folder, cells):
-    tuner = tuner_of(cells)
-    tuner.fit(cells)
-    ax = tuner.plot_pareto_front(x="rate", y="distortion", hue="state", label_pareto_front=True, size=30, alpha=0.5)
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("rate", "distortion")
-    shown = len(plots.pareto_info(tuner.trial_attrs).numbers)
-    assert len(tuner.plot_pareto_front().texts) == shown
-    curves = tuner.plot_intermediate_values(hue="num_topics", log_hue=True, vmin=0.5, vmax=3, lw=3, palette="viridis")
-    assert len(curves.lines) == shown
-    assert curves.lines[0].get_linewidth() == 3
-    assert tuner.plot_intermediate_values(ax=curves, add_legend=False) is curves
-    mpl.pyplot.close("all")
-
-
-def test_figures_of_a_study_without_trials(folder, cells):
-    tuner = tuner_of(cells)
-    tuner.plot_pareto_front()
-    tuner.plot_intermediate_values()
-    mpl.pyplot.close("all")

@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 import mira_core as mira
 from mira_core.errors import TuningError
 from mira_core.tuning import table, workers
-from tests.helpers import make, same
+from tests.helpers import make_tuner, same
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:the best model has")]
@@ -126,9 +126,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def tuner_of(cells, **options):
-    model = make(cells, **{"num_epochs": 6, **options.pop("model", {})})
-    small = {"min_topics": 2, "max_topics": 12, "max_trials": 8, "min_trials": 8, "stop_condition": 8, "seed": 1}
-    return mira.topics.BayesianTuner(model=model, save_name="a/study", **{**small, **options})
+    return make_tuner(cells, **{"max_trials": 8, "min_trials": 8, "stop_condition": 8, **options})
 
 
 def check_account(tuner, at_least: int) -> Counter:
