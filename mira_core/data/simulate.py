@@ -13,7 +13,7 @@ def simulate_expression(
     n_genes: int = 600,
     n_topics: int = 6,
     *,
-    n_types: int = 8,
+    n_types: int | None = None,
     n_batches: int = 1,
     batch_strength: float = 0.5,
     depth: float = 1500.0,
@@ -27,8 +27,10 @@ def simulate_expression(
 
     Parameters
     ----------
-    n_cells, n_genes, n_topics, n_types
+    n_cells, n_genes, n_topics
         Sizes.
+    n_types
+        Types of cells; None: 8, or as many as topics, so that every topic leads some type and can be found.
     n_batches
         Batches, drawn independently of the types. In each but the first, a third of the genes is shifted.
     batch_strength
@@ -47,7 +49,7 @@ def simulate_expression(
         ``varm['true_topics']`` G x K, each topic's distribution over genes; ``var['highly_variable']``, all true.
     """
     rng = np.random.default_rng(seed)
-    theta, types = _compositions(rng, n_cells, n_topics, n_types)
+    theta, types = _compositions(rng, n_cells, n_topics, max(8, n_topics) if n_types is None else n_types)
     topics = _topics(rng, n_topics, n_genes)
     batch = rng.integers(0, n_batches, n_cells)
     shift = np.where(rng.random((n_batches, n_genes)) < 1 / 3, rng.normal(0, batch_strength, (n_batches, n_genes)), 0)
@@ -76,7 +78,7 @@ def simulate_expression(
 def _compositions(rng: np.random.Generator, n_cells: int, n_topics: int, n_types: int) -> tuple[np.ndarray, np.ndarray]:
     types = rng.integers(0, n_types, n_cells)
     centre = np.full((n_types, n_topics), 0.02)
-    for t in range(n_types):  # every topic leads some type, so that each can be found
+    for t in range(n_types):
         centre[t, t % n_topics] += 0.65
         centre[t, rng.integers(n_topics)] += 0.3
     centre /= centre.sum(1, keepdims=True)

@@ -129,6 +129,11 @@ class TopicNetwork(nn.Module):
     def initialise(self, generator: torch.Generator) -> None:
         """Draw all weights."""
         blocks.initialise(self, generator)
+        if isinstance(self.prior, DirichletProcessPrior):
+            # From halved sticks the twelfth topic would begin with 1 / 4096 of a cell, and never be found.
+            *_, last = (layer for layer in self.encoder.modules() if isinstance(layer, nn.BatchNorm1d))
+            with torch.no_grad():
+                last.bias[: self.prior.n_sticks] = self.prior.even_sticks()
 
     def use_generator(self, generator: torch.Generator | None) -> None:
         """Let the dropouts draw from `generator`."""

@@ -109,6 +109,10 @@ class DirichletProcessPrior(nn.Module):
         """Draw what a divergence of the topics needs: a standard Gamma variable of the posterior's shape."""
         return torch._standard_gamma(self.log_shape.detach().exp(), generator=generator)
 
+    def even_sticks(self) -> torch.Tensor:
+        """Return the logits at which all topics have the same share, K - 1: 1 / K, 1 / (K - 1), ..., 1 / 2."""
+        return -torch.arange(self.n_sticks, 0, -1).to(self.log_shape).log()
+
     def fixed_noise(self, n: int) -> torch.Tensor:
         """Return noise for `n` draws that stand for the posterior, always the same, n: quantiles."""
         shape = float(self.log_shape.detach().exp())

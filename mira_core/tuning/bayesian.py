@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import warnings
 from concurrent.futures import Executor
@@ -17,18 +18,18 @@ from optuna.trial import TrialState
 from ..data.counts import Cells
 from ..data.on_disk import OnDiskDataset
 from ..data.sources import Data
-from ..errors import OptionError, TuningError
+from ..errors import MiraError, OptionError, TuningError
 from ..estimators.topic_model import TopicModel, load_model
 from . import storage as storages
 from . import workers
 from .search import Search, search_space
 from .storage import Storage, patiently
 from .study import BUDGET, Plan, attributes, best_of, fail, fail_dead, standing, trials_of
+from .summary import COMPARED, Summary, end_warning, summarise
 from .table import Table
 from .worker import Worker, read_cells
 
 SQLITE = "sqlite:///mira-tuning.db"
-NEAR = 3  # topics from the end of the range, where the best number calls for a wider one
 
 
 class BayesianTuner:
@@ -238,12 +239,12 @@ class BayesianTuner:
         for flag in ("stop", "pause"):
             patiently(lambda f=flag: study.set_user_attr(f, False))  # type: ignore[misc]
         self._plan = plan
-        with Table(study, plan) as table:
+        with Table(study, plan, self.model.num_epochs) as table:
             if here:
-                why = Worker(study, self._opened, cells, held_out, listen=table.show).run()
+                why = Worker(study, self._opened, cells, held_out).run()
             else:
                 team = workers.Team(study, self._opened, plan, self.storage, self.n_jobs, self.sampler, self.pruner)
-                why = team.run_in(executor, table.refresh) if executor else team.run_processes(table.refresh)
+                why = team.run_in(executor) if executor else team.run_processes()
         table.say(why)
         self._warn_of_ends()
         return self.fetch_best_weights()
@@ -277,18 +278,8 @@ class BayesianTuner:
 
     def _warn_of_ends(self) -> None:
         best = best_of(trials_of(self.study))
-        if best is None:
-            return
-        topics = best.params["num_topics"]
-        for end, name, where, other in (
-            (self.min_topics, "min_topics", "lower", "lowest"), (self.max_topics, "max_topics", "higher", "highest"),
-        ):  # fmt: skip
-            if abs(topics - end) <= NEAR and not (name == "min_topics" and end == 2):
-                warnings.warn(
-                    f"the best model has {topics} topics, near the {other} number tried; tune anew with a {where} "
-                    f"{name} than {end}",
-                    stacklevel=3,
-                )
+        if best is not None and (warning := end_warning(best, (self.min_topics, self.max_topics))):
+            warnings.warn(warning, stacklevel=3)
 
     # --- models ---------------------------------------------------------------------------------
 
@@ -324,6 +315,23 @@ class BayesianTuner:
             states = [t.state.name for t in trials_of(self.study)]
             raise ValueError(f"no trial has been completed; {len(states)} have begun")
         return self.fetch_weights(best.number)
+
+    def summary(self) -> Summary:
+        """Return the evidence for the number of topics: what else would do, and whether topics come again.
+
+        Raises
+        ------
+        ValueError
+            If no trial has been completed.
+        """
+        completed = trials_of(self.study, [TrialState.COMPLETE])
+        if not completed:
+            raise ValueError("no trial has been completed, so there is nothing to sum up")
+        models = {}
+        for trial in sorted(completed, key=lambda t: (t.value, t.number))[:COMPARED]:
+            with contextlib.suppress(MiraError, OSError, KeyError):  # its file may have been moved away
+                models[trial.number] = self.fetch_weights(trial.number)
+        return summarise(self.save_name, completed, models, (self.min_topics, self.max_topics))
 
     # --- figures --------------------------------------------------------------------------------
 

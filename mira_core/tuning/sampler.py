@@ -10,7 +10,6 @@ Shapes: T observations, D parameters, M candidates.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import norm, qmc
+
+from .gaussian_process import GaussianProcess
 
 CANDIDATES = 512
 REFINED = 64  # further candidates near the best trials
@@ -89,6 +90,11 @@ class RungSampler(optuna.samplers.BaseSampler):
         """Return the score at every rung reached, by the rung's position."""
         return {self.rungs.index(r): trial.intermediate_values[r] for r in self._rungs_of(trial)}
 
+    def _inputs(self, x_TD: np.ndarray, rung: np.ndarray | int) -> np.ndarray:
+        """Return parameters and rungs, all between 0 and 1, T x (D + 1)."""
+        last = max(len(self.rungs) - 1, 1)
+        return np.column_stack([x_TD, np.broadcast_to(np.asarray(rung) / last, len(x_TD))])
+
     def _suggest(
         self,
         seen: list[FrozenTrial],
@@ -97,9 +103,9 @@ class RungSampler(optuna.samplers.BaseSampler):
         rng: np.random.Generator,
     ) -> np.ndarray:
         last = len(self.rungs) - 1
-        points = [(np.append(_unit(t, space), r), r, y) for t in seen for r, y in self._at_rungs(t).items()]
-        x, rung = np.array([p[0] for p in points]), np.array([p[1] for p in points])
-        y = np.array([p[2] for p in points])
+        points = [(_unit(t, space), r, y) for t in seen for r, y in self._at_rungs(t).items()]
+        rung, y = np.array([p[1] for p in points]), np.array([p[2] for p in points])
+        x = self._inputs(np.array([p[0] for p in points]), rung)
         # The weight of the rate grows from rung to rung: scores are compared within one.
         centre, spread = np.zeros(last + 1), np.ones(last + 1)
         for r in range(last + 1):
@@ -108,14 +114,11 @@ class RungSampler(optuna.samplers.BaseSampler):
                 centre[r] = np.median(at)
                 spread[r] = max(np.subtract(*np.percentile(at, [75, 25])) / 1.35, 1e-6 * max(1.0, abs(centre[r])))
         z = np.clip((y - centre[rung]) / spread[rung], -5, 5)  # a trial that went astray must not flatten the rest
-        process = _fit(_scaled(x, last), z, rng)
-        pending = [_unit(t, space) for t in running]
-        if pending:  # as if they had ended as expected
-            liars = np.column_stack([np.array(pending), np.full(len(pending), last)])
-            expected = process.predict(_scaled(liars, last))
-            process = _condition(process, np.vstack([_scaled(x, last), _scaled(liars, last)]), np.append(z, expected))
+        gp = GaussianProcess(x, z, int(rng.integers(2**31)))
+        if running:  # as if they had ended as expected
+            gp = gp.with_expected(self._inputs(np.array([_unit(t, space) for t in running]), last))
         candidates = self._candidates(seen, space, rng)
-        log_acquisition = self._improvement(process, candidates, z, rung) + self._survival(process, candidates, z, rung)
+        log_acquisition = self._improvement(gp, candidates, z, rung) + self._survival(gp, candidates, z, rung)
         return candidates[int(np.argmax(log_acquisition))]
 
     def _candidates(
@@ -128,18 +131,18 @@ class RungSampler(optuna.samplers.BaseSampler):
         near = np.clip(near + rng.normal(0, 0.05, near.shape), 0, 1)
         return np.vstack([everywhere, near])
 
-    def _improvement(self, process: Any, candidates: np.ndarray, z: np.ndarray, rung: np.ndarray) -> np.ndarray:
+    def _improvement(self, gp: GaussianProcess, candidates: np.ndarray, z: np.ndarray, rung: np.ndarray) -> np.ndarray:
         last = len(self.rungs) - 1
-        mean, deviation = _predicted(process, candidates, last, last)
+        mean, deviation = gp.observations(self._inputs(candidates, last))
         gain = z[rung == last].min() - mean
         return np.log(np.maximum(gain * norm.cdf(gain / deviation) + deviation * norm.pdf(gain / deviation), 1e-300))
 
-    def _survival(self, process: Any, candidates: np.ndarray, z: np.ndarray, rung: np.ndarray) -> np.ndarray:
+    def _survival(self, gp: GaussianProcess, candidates: np.ndarray, z: np.ndarray, rung: np.ndarray) -> np.ndarray:
         last = len(self.rungs) - 1
         total = np.zeros(len(candidates))
         for r in range(last):
             threshold = np.quantile(z[rung == r], 1 / self.reduction_factor)
-            mean, deviation = _predicted(process, candidates, r, last)
+            mean, deviation = gp.observations(self._inputs(candidates, r))
             total += norm.logcdf((threshold - mean) / deviation)
         return total
 
@@ -169,37 +172,3 @@ def _from_unit(u: float, distribution: Any) -> Any:
         value = distribution.low + distribution.step * round((value - distribution.low) / distribution.step)
         return int(min(max(value, distribution.low), distribution.high))
     return min(max(value, distribution.low), distribution.high)
-
-
-def _scaled(x: np.ndarray, last: int) -> np.ndarray:
-    """Return parameters and rungs, all between 0 and 1, T x (D + 1)."""
-    out = np.array(x, dtype=float)
-    out[:, -1] /= max(last, 1)
-    return out
-
-
-def _fit(x: np.ndarray, z: np.ndarray, rng: np.random.Generator) -> Any:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
-
-    kernel = ConstantKernel(1.0, (0.05, 20.0)) * Matern(np.full(x.shape[1], 0.5), (0.05, 10.0), nu=2.5) + WhiteKernel(
-        0.1, (1e-3, 1.0)
-    )
-    process = GaussianProcessRegressor(kernel, normalize_y=True, random_state=int(rng.integers(2**31)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a length at its bound is an answer
-        return process.fit(x, z)
-
-
-def _condition(process: Any, x: np.ndarray, z: np.ndarray) -> Any:
-    """Return the process with further observations, its lengths and noise as they are."""
-    from sklearn.gaussian_process import GaussianProcessRegressor
-
-    return GaussianProcessRegressor(process.kernel_, optimizer=None, normalize_y=True).fit(x, z)
-
-
-def _predicted(process: Any, candidates: np.ndarray, rung: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-    x = np.column_stack([candidates, np.full(len(candidates), rung)])
-    mean, deviation = process.predict(_scaled(x, last), return_std=True)
-    return mean, np.maximum(deviation, 1e-9)

@@ -14,7 +14,7 @@ import numpy as np
 import optuna
 import psutil
 import torch
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from ..data import sources
 from ..data.counts import Cells
@@ -27,14 +27,13 @@ from ..training.evaluation import held_out
 from ..training.writers import TensorBoardWriter
 from .search import suggest
 from .storage import patiently
-from .study import MEASURES, Plan, fail_dead, why_to_end
+from .study import MEASURES, Plan, fail_dead, trials_of, why_to_end
 
 logger = logging.getLogger(__name__)
 
 BEAT = 10.0  # seconds between two heartbeats
 HOPELESS = 5  # trials that fail in a row before a worker gives up
 LOOK = 2.0  # seconds after which a worker looks whether it is asked to stop
-Listener = Callable[[FrozenTrial], None]
 
 
 class Stopped(Exception):
@@ -72,8 +71,6 @@ class Worker:
         Cells.
     device
         Where to train; None: as the model's options say.
-    listen
-        Called with every trial that has ended.
     """
 
     def __init__(
@@ -83,12 +80,12 @@ class Worker:
         train: Cells,
         test: Cells,
         device: str | None = None,
-        listen: Listener | None = None,
     ) -> None:
         self.study, self.storage, self.plan = study, storage, Plan.of(study)
-        self.train, self.test, self.device, self.listen = train, test, device, listen
+        self.train, self.test, self.device = train, test, device
         self.quit = threading.Event()
         self.failures: list[Exception] = []  # since a trial last went well
+        self.crowded = False  # memory ran out while other trials ran
 
     def run(self) -> str:
         """Run trials until none is wanted; return why.
@@ -108,14 +105,14 @@ class Worker:
                 self._run(trial)
             except Stopped:
                 return "it was asked to stop"
-            if self.listen is not None:
-                self.listen(self._frozen(trial))
             if len(self.failures) >= HOPELESS:
                 last = self.failures[-1]
                 raise TuningError(
                     f"{HOPELESS} trials failed one after the other, the last with {type(last).__name__}: {last}. Mend "
                     "the cause, and call fit again"
                 )
+            if self.crowded:
+                return "memory ran out while other trials ran, so that this worker leaves it to them"
         return "it was asked to stop"
 
     def _wait_while_paused(self) -> None:
@@ -124,9 +121,6 @@ class Worker:
             if not flags.get("pause") or flags.get("stop"):
                 return
             self.quit.wait(LOOK)
-
-    def _frozen(self, trial: optuna.Trial) -> FrozenTrial:
-        return patiently(lambda: self.study.get_trials(deepcopy=False))[trial.number]
 
     # --- one trial ------------------------------------------------------------------------------
 
@@ -158,8 +152,11 @@ class Worker:
         self.failures = []
 
     def _again_with_less(self, trial: optuna.Trial, problem: Exception) -> None:
-        """Queue a trial that ran out of memory once more, with half the cells in a minibatch."""
-        if not isinstance(problem, MemoryError | torch.cuda.OutOfMemoryError) or "retry_of" in trial.user_attrs:
+        """Queue a trial that ran out of memory once more, with half the batch, and have fewer run at a time."""
+        if not isinstance(problem, MemoryError | torch.cuda.OutOfMemoryError):
+            return
+        self.crowded = bool(trials_of(self.study, [TrialState.RUNNING]))
+        if "retry_of" in trial.user_attrs:
             return
         change = {"retry_of": trial.number, "change": "half the batch_size, as memory ran out"}
         patiently(lambda: self.study.enqueue_trial(trial.params, user_attrs=change))

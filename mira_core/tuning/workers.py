@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, wait
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +49,13 @@ def load_study(opened: optuna.storages.BaseStorage, name: str) -> optuna.Study:
         raise TuningError(f"there is no study {name!r} in the storage; there are {have[:20]}") from None
 
 
+def rungs_of(num_epochs: int) -> list[int]:
+    """Return the epochs at which successive halving looks at a trial, and the last one."""
+    first = max(1, num_epochs // 3)
+    rungs = [first * 2**k for k in range(num_epochs.bit_length()) if first * 2**k < num_epochs]
+    return [*rungs, num_epochs]
+
+
 def open_study(
     opened: optuna.storages.BaseStorage,
     name: str,
@@ -59,12 +66,8 @@ def open_study(
     pruner: optuna.pruners.BasePruner | None,
 ) -> optuna.Study:
     """Open a study, made if there is none of that name, with the usual sampler and pruner if none are given."""
-    rungs = [max(1, num_epochs // 3)]
+    rungs = rungs_of(num_epochs)
     pruner = pruner or optuna.pruners.SuccessiveHalvingPruner(min_resource=rungs[0], reduction_factor=2)
-    while 2 * rungs[-1] < num_epochs:
-        rungs.append(2 * rungs[-1])
-    if num_epochs not in rungs:
-        rungs.append(num_epochs)
     sampler = sampler or RungSampler(rungs, seed, max(STARTUP, n_jobs))
     with _quiet_optuna():
         return patiently(
@@ -159,13 +162,14 @@ class Team:
             raise TuningError(f"{self.deaths} workers died, the last with {death}; see what they printed")
         return not why_to_end(self.study, self.plan)
 
-    def run_in(self, executor: Executor, show: Callable[[], None]) -> str:
+    def run_in(self, executor: Executor) -> str:
         """Submit the workers to an executor, others in place of those that die, and wait."""
         futures = {executor.submit(run_worker, self.payload) for _ in range(self.n_jobs)}
         try:
-            while futures:
+            while futures or not why_to_end(self.study, self.plan):
+                if not futures:  # all stood down at once, each for the others
+                    futures = {executor.submit(run_worker, self.payload)}
                 ended, futures = wait(futures, timeout=WATCH, return_when=FIRST_COMPLETED)
-                show()
                 for future in ended:
                     problem = future.exception()
                     if isinstance(problem, TuningError):
@@ -177,7 +181,7 @@ class Team:
             raise
         return why_to_end(self.study, self.plan)
 
-    def run_processes(self, show: Callable[[], None]) -> str:
+    def run_processes(self) -> str:
         """Start the workers as processes of this machine, others in place of those that die, and wait."""
         with tempfile.TemporaryDirectory(prefix="mira-tuning-") as folder:
             payload = Path(folder) / "worker.pickle"
@@ -187,9 +191,10 @@ class Team:
                 raise OptionError(f"sampler and pruner must be picklable for n_jobs above 1: {problem}") from problem
             running = {i: self._start(payload, i) for i in range(self.n_jobs)}
             try:
-                while running:
+                while running or not why_to_end(self.study, self.plan):
+                    if not running:  # all stood down at once, each for the others
+                        running = {0: self._start(payload, 0)}
                     time.sleep(WATCH)
-                    show()
                     for i, process in list(running.items()):
                         if process.poll() is None:
                             continue

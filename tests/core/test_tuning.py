@@ -6,7 +6,9 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import matplotlib as mpl
 import numpy as np
@@ -231,6 +233,34 @@ def test_a_trial_without_memory_is_tried_once_more_with_less(folder, cells, monk
     assert again.params == first.params
     assert again.user_attrs["retry_of"] == 0
     assert seen == [32, 16]
+
+
+def test_where_memory_runs_out_beside_other_trials_fewer_run_at_a_time(folder, cells, monkeypatch):
+    honest, lock, at_once, seen = loop.train, threading.Lock(), [], []
+
+    def train(*arguments):
+        with lock:
+            seen.append(1)
+            number = len(seen)
+        at_once.append(len([t for t in tuner.study.trials if t.state == TrialState.RUNNING]))
+        records = honest(*arguments)
+        yield next(records)
+        if number == 1:
+            while len(seen) < 2:  # until the other worker has begun
+                time.sleep(0.01)
+            raise MemoryError("out of it")
+        while number == 2 and not any(t.state == TrialState.FAIL for t in tuner.study.trials):
+            time.sleep(0.01)
+        yield from records
+
+    monkeypatch.setattr(loop, "train", train)
+    tuner = make_tuner(cells, max_trials=8, min_trials=8, stop_condition=8, n_jobs=2)
+    with ThreadPoolExecutor(2) as executor:
+        tuner.fit(cells, executor=executor)
+    assert max(at_once) == 2
+    assert set(at_once[3:]) == {1}
+    assert [t.state for t in tuner.study.trials].count(TrialState.FAIL) == 1
+    assert len(tuner.study.trials) == 8
 
 
 def test_ctrl_c_ends_the_trial_and_fit_goes_on_later(folder, cells, monkeypatch):

@@ -195,8 +195,9 @@ def test_dask_runs_the_trials_and_loses_a_worker(folder, cells, monkeypatch):
             killed.append(begun[-1].number)
             os.kill(begun[-1].user_attrs["process"]["pid"], signal.SIGKILL)
 
-    honest = table.Table.refresh
-    monkeypatch.setattr(table.Table, "refresh", lambda self: (honest(self), kill_one()))
+    honest = table.Table._draw
+    monkeypatch.setattr(table.Table, "_draw", lambda self: (honest(self), kill_one()))
+    monkeypatch.setattr(table, "EVERY", 0.2)
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
         Client(cluster) as client,
