@@ -30,7 +30,7 @@ class Table:
         from rich.console import Console
 
         self.study, self.plan, self.num_epochs = study, plan, num_epochs
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=not _in_notebook(), highlight=False, force_jupyter=False)
         self._began = time.monotonic()
         self._told = {t.number for t in self._trials() if t.state.is_finished()}
         self._quit = threading.Event()
@@ -165,7 +165,7 @@ class _Cell:
 
         # the notebook's own colours, light or dark
         with open(os.devnull, "w") as nowhere:
-            console = Console(record=True, file=nowhere, width=100)
+            console = Console(record=True, file=nowhere, width=100, force_jupyter=False)
             console.print(table)
         text = console.export_html(inline_styles=True, code_format="<pre style='line-height:1.2'>{code}</pre>")
         self._handle.update(self._html(text))

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import anndata as ad
 import optuna
 import psutil
 import pytest
@@ -207,6 +208,33 @@ def test_dask_runs_the_trials_and_loses_a_worker(folder, cells, monkeypatch):
     count = check_account(tuner, 10)
     assert count[TrialState.FAIL] == 1
     assert "is gone" in tuner.study.trials[killed[0]].user_attrs["failure"]["message"]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis", "postgresql"])
+def test_the_documented_example_runs_as_written_on_real_cells(kind, folder, shared_data, request):
+    storage: dict[str, object] = {}
+    if kind == "redis":
+        storage = {"storage": mira.topics.Redis(request.getfixturevalue("redis_server").url)}
+    if kind == "postgresql":
+        storage = {"storage": request.getfixturevalue("postgres")}
+    small = {**storage, "max_trials": 3, "min_trials": 3}
+    data = ad.read_h5ad(shared_data / "pbmc3k_hvg2000.h5ad")
+    model = mira.topics.make_model(*data.shape, feature_type="expression", num_epochs=6)
+    model.get_learning_rate_bounds(data)
+    tuner = mira.topics.BayesianTuner(
+        model=model,
+        min_topics=5,
+        max_topics=55,
+        n_jobs=1,
+        save_name="tuning/rna/0",
+        **small,
+    )
+    tuner.fit(data)
+    model = tuner.fetch_best_weights()
+    assert check_account(tuner, 3)[TrialState.COMPLETE]
+    assert model.num_topics == tuner.study.best_params["num_topics"]
+    again = mira.topics.BayesianTuner.load(model=model, save_name="tuning/rna/0", **storage)
+    assert [t["value"] for t in again.trial_attrs] == [t["value"] for t in tuner.trial_attrs]
 
 
 # --- kills ----------------------------------------------------------------------------------------

@@ -236,3 +236,30 @@ def test_a_storage_that_is_away_does_not_end_the_table(shown, monkeypatch):
 
     monkeypatch.setattr(shown, "_trials", away)
     shown._draw()
+
+
+NOTEBOOK = """
+import mira_core as mira
+cells = mira.data.simulate_expression(150, 40, 4, seed=0)
+model = mira.topics.make_model(*cells.shape, feature_type="expression", hidden=16, num_epochs=6, batch_size=32)
+tuner = mira.topics.BayesianTuner(
+    model=model, save_name="a/study", min_topics=2, max_topics=12, max_trials=4, min_trials=4
+)
+tuner.fit(cells)
+"""
+
+
+@pytest.mark.slow
+def test_a_notebook_shows_one_table_that_changes(folder):
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(NOTEBOOK)])
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(folder)}}).execute()
+    outputs = notebook.cells[0].outputs
+    tables = [o["data"]["text/html"] for o in outputs if "text/html" in o.get("data", {})]
+    assert len(tables) == 1
+    assert "4 of 4 trials" in tables[0]
+    assert ">best<" in tables[0].replace(" ", "")
+    assert not [o for o in outputs if "trial 0" in o.get("text", "")]
+    assert [o["text"] for o in outputs if "ended, as" in o.get("text", "")]
