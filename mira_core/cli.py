@@ -109,7 +109,8 @@ def _tune(arguments: argparse.Namespace) -> int:
     best = tuner.fit(arguments.data, arguments.test)
     if arguments.out is not None:
         best.save(arguments.out)
-    print(f"best: {best.num_topics} topics, {arguments.out or tuner.study.best_trial.number}")
+    print(tuner.summary())
+    print(f"\nthe best model is in {arguments.out or tuner.study.best_trial.user_attrs['weights']}")
     return 0
 
 

@@ -35,12 +35,12 @@ class RungSampler(optuna.samplers.BaseSampler):
     seed
         With the same seed and the same trials before it, a trial gets the same parameters.
     n_startup
-        Trials that are drawn at random before the process is asked.
+        Trials that are spread over the ranges before the process is asked.
     reduction_factor
         Of the pruner: one in so many survives a rung.
     """
 
-    def __init__(self, rungs: Sequence[int], seed: int = 0, n_startup: int = 15, reduction_factor: float = 2.0) -> None:
+    def __init__(self, rungs: Sequence[int], seed: int = 0, n_startup: int = 8, reduction_factor: float = 2.0) -> None:
         self.rungs, self.seed, self.n_startup = tuple(rungs), seed, n_startup
         self.reduction_factor = reduction_factor
         self._space = optuna.search_space.IntersectionSearchSpace()
@@ -53,16 +53,17 @@ class RungSampler(optuna.samplers.BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Draw one parameter at random."""
-        u = self._rng(trial, param_name).random()
+        """Draw one parameter, so that every block of first trials covers its range evenly (Latin hypercube)."""
+        block, place = divmod(trial.number, self.n_startup)
+        rng = self._rng(block, param_name)
+        u = (rng.permutation(self.n_startup) + rng.random(self.n_startup))[place] / self.n_startup
         if isinstance(param_distribution, CategoricalDistribution):
             return param_distribution.choices[int(u * len(param_distribution.choices))]
         return _from_unit(u, param_distribution)
 
-    def _rng(self, trial: FrozenTrial, *more: str) -> np.random.Generator:
-        # a generator for each trial, so that a study that was interrupted goes on as if it had not been
-        words = [self.seed, trial.number, *(b for word in more for b in word.encode())]
-        return np.random.default_rng(words)
+    def _rng(self, number: int, name: str = "") -> np.random.Generator:
+        # one for each trial or block of trials, so that a study that was interrupted goes on as if it had not been
+        return np.random.default_rng([self.seed, number, *name.encode()])
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -80,7 +81,7 @@ class RungSampler(optuna.samplers.BaseSampler):
         if len(seen) < self.n_startup or not whole:
             return {}
         running = [t for t in others if t.state == TrialState.RUNNING]
-        x_D = self._suggest(seen, running, search_space, self._rng(trial))
+        x_D = self._suggest(seen, running, search_space, self._rng(trial.number))
         return {name: _from_unit(u, d) for u, (name, d) in zip(x_D, search_space.items(), strict=True)}
 
     def _rungs_of(self, trial: FrozenTrial) -> list[int]:
@@ -118,7 +119,7 @@ class RungSampler(optuna.samplers.BaseSampler):
         if running:  # as if they had ended as expected
             gp = gp.with_expected(self._inputs(np.array([_unit(t, space) for t in running]), last))
         candidates = self._candidates(seen, space, rng)
-        log_acquisition = self._improvement(gp, candidates, z, rung) + self._survival(gp, candidates, z, rung)
+        log_acquisition = self._improvement(gp, candidates) + self._survival(gp, candidates, z, rung)
         return candidates[int(np.argmax(log_acquisition))]
 
     def _candidates(
@@ -131,11 +132,19 @@ class RungSampler(optuna.samplers.BaseSampler):
         near = np.clip(near + rng.normal(0, 0.05, near.shape), 0, 1)
         return np.vstack([everywhere, near])
 
-    def _improvement(self, gp: GaussianProcess, candidates: np.ndarray, z: np.ndarray, rung: np.ndarray) -> np.ndarray:
+    def _improvement(self, gp: GaussianProcess, candidates: np.ndarray) -> np.ndarray:
+        """Return the log of the expected improvement at the last rung, M; of what lies below the noise of a training.
+
+        What counts is the best that is expected, not the luckiest that was seen.
+        """
         last = len(self.rungs) - 1
         mean, deviation = gp.observations(self._inputs(candidates, last))
-        gain = z[rung == last].min() - mean
-        return np.log(np.maximum(gain * norm.cdf(gain / deviation) + deviation * norm.pdf(gain / deviation), 1e-300))
+        deviation = np.sqrt(np.maximum(deviation**2 - gp.noise**2, 1e-12))
+        tried = gp.x_TD.copy()
+        tried[:, -1] = 1.0
+        gain = gp.observations(tried)[0].min() - mean
+        improvement = gain * norm.cdf(gain / deviation) + deviation * norm.pdf(gain / deviation)
+        return np.log(np.maximum(improvement, 1e-300))
 
     def _survival(self, gp: GaussianProcess, candidates: np.ndarray, z: np.ndarray, rung: np.ndarray) -> np.ndarray:
         last = len(self.rungs) - 1
@@ -152,22 +161,28 @@ def _unit(trial: FrozenTrial, space: Mapping[str, BaseDistribution]) -> np.ndarr
     return np.array([_to_unit(trial.params[name], d) for name, d in space.items()])
 
 
+def _by_ratio(distribution: Any) -> bool:
+    """Tell whether values differ by ratio: 6 topics are to 5 what 60 are to 50."""
+    whole = isinstance(distribution, optuna.distributions.IntDistribution)
+    return bool(distribution.log or (whole and distribution.low >= 1 and distribution.high > 4 * distribution.low))
+
+
 def _ends(distribution: Any) -> tuple[float, float]:
     """Return the ends in the units that are searched evenly; of whole numbers, half a step beyond."""
     half = 0.5 if isinstance(distribution, optuna.distributions.IntDistribution) else 0.0
     low, high = distribution.low - half, distribution.high + half
-    return (np.log(low), np.log(high)) if distribution.log else (low, high)
+    return (np.log(low), np.log(high)) if _by_ratio(distribution) else (low, high)
 
 
 def _to_unit(value: float, distribution: Any) -> float:
     low, high = _ends(distribution)
-    return float(((np.log(value) if distribution.log else value) - low) / (high - low))
+    return float(((np.log(value) if _by_ratio(distribution) else value) - low) / (high - low))
 
 
 def _from_unit(u: float, distribution: Any) -> Any:
     low, high = _ends(distribution)
     value = low + u * (high - low)
-    value = float(np.exp(value)) if distribution.log else float(value)
+    value = float(np.exp(value)) if _by_ratio(distribution) else float(value)
     if isinstance(distribution, optuna.distributions.IntDistribution):
         value = distribution.low + distribution.step * round((value - distribution.low) / distribution.step)
         return int(min(max(value, distribution.low), distribution.high))

@@ -28,7 +28,7 @@ from .storage import Storage, patiently
 from .study import Plan, fail_dead, why_to_end
 from .worker import Worker, read_cells
 
-STARTUP = 15  # trials at random before the sampler is asked
+STARTUP = 8  # trials spread over the ranges before the sampler is asked
 WATCH = 0.5  # seconds between two looks at the workers
 GAVE_UP = 3  # exit status of a worker that ended with an error of its own
 MANY_DEATHS = 10  # of workers, besides one for each, after which something must be wrong
