@@ -78,6 +78,20 @@ class DirichletPrior(nn.Module):
         own = (self.loc_K, by_log_a_K), (self.log_scale_K, by_log_a_K * spread_K)
         return with_gradients(total, (loc_BK, by_loc), (scale_BK, by_scale), *own)
 
+    @torch.no_grad()
+    def mean_topics_divergence(
+        self, loc_BK: torch.Tensor, scale_BK: torch.Tensor, noise_SK: torch.Tensor
+    ) -> torch.Tensor:
+        """Mean of `topics_divergence` over several draws, without gradients.
+
+        The cells enter by their sums of m, m^2 + s^2 and log s, which all draws share.
+        """
+        n, loc_BK, scale_BK = len(loc_BK), loc_BK.double(), scale_BK.double()
+        mu_SK, sigma_SK = laplace_approximation((self.loc_K + self.scale_K * noise_SK).double().exp())
+        off_SK = n * mu_SK.square() - 2 * mu_SK * loc_BK.sum(0) + (loc_BK.square() + scale_BK.square()).sum(0)
+        by_topic_SK = off_SK / (2 * sigma_SK.square()) + n * (sigma_SK.log() - 0.5)
+        return (by_topic_SK.sum(1).mean() - scale_BK.log().sum()).to(self.loc_K)
+
     def theta(self, z_BK: torch.Tensor) -> torch.Tensor:
         """Compositions, B x K."""
         return z_BK.softmax(-1)
@@ -121,7 +135,7 @@ class DirichletProcessPrior(nn.Module):
     def sample(self, noise: torch.Tensor) -> torch.Tensor:
         """Return the concentration alpha of a draw, with gradients by implicit reparameterisation."""
         shape = self.log_shape.exp()
-        slope = torch._standard_gamma_grad(shape.detach(), noise)
+        slope = torch._standard_gamma_grad(shape.detach().expand_as(noise), noise)
         return (noise + slope * (shape - shape.detach())) / self.log_rate.exp()
 
     def divergence(self) -> torch.Tensor:
@@ -137,6 +151,17 @@ class DirichletProcessPrior(nn.Module):
         """KL divergence of the cells' posteriors from the prior that the concentration of a draw gives, summed."""
         loc, scale = loc_BK[:, : self.n_sticks], scale_BK[:, : self.n_sticks]
         return logit_normal_beta_divergence(loc, scale, self.sample(noise), self.nodes, self.weights).sum()
+
+    @torch.no_grad()
+    def mean_topics_divergence(
+        self, loc_BK: torch.Tensor, scale_BK: torch.Tensor, noise_S: torch.Tensor
+    ) -> torch.Tensor:
+        """Mean of `topics_divergence` over several draws, without gradients; linear in alpha and its logarithm."""
+        alpha_S = self.sample(noise_S)
+        mean = alpha_S.mean()
+        loc, scale = loc_BK[:, : self.n_sticks], scale_BK[:, : self.n_sticks]
+        at_mean = logit_normal_beta_divergence(loc, scale, mean, self.nodes, self.weights).sum()
+        return at_mean + loc.numel() * (mean.log() - alpha_S.log().mean())
 
     def theta(self, z_BK: torch.Tensor) -> torch.Tensor:
         """Compositions, B x K."""

@@ -71,7 +71,7 @@ def held_out(network: TopicNetwork, cells: Cells, seed: int = 0) -> HeldOut:
     """
     generator = torch.Generator(device=network.device).manual_seed(seed)
     sums = torch.zeros(3, dtype=torch.float64, device=network.device)
-    prior_draws = list(network.prior.fixed_noise(PRIOR_DRAWS))
+    prior_draws = network.prior.fixed_noise(PRIOR_DRAWS)
     with evaluating(network):
         for batch in loaders.in_order(cells):
             batch = batch.to(network.device)

@@ -7,7 +7,6 @@ Shapes: B cells, K topics, P mismatched pairs of cells.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -93,7 +92,7 @@ def draw(network: TopicNetwork, batch: Batch, generator: torch.Generator | None)
 
 
 def loss_terms(
-    network: TopicNetwork, batch: Batch, draws: Draws, prior_draws: Sequence[torch.Tensor] = ()
+    network: TopicNetwork, batch: Batch, draws: Draws, prior_draws: torch.Tensor | None = None
 ) -> tuple[LossTerms, torch.Tensor]:
     """Compute the terms of the negative ELBO for one draw of the latent variables, dependence left at zero.
 
@@ -102,7 +101,8 @@ def loss_terms(
     network, batch, draws
         What it is computed of.
     prior_draws
-        Draws of the prior's parameters over which the topics' divergence is averaged; none: that of `draws`.
+        Draws of the prior's parameters over which the topics' divergence is averaged, where only its value is
+        wanted; None: that of `draws`.
 
     Returns
     -------
@@ -124,12 +124,14 @@ def loss_terms(
         log_d_B = q.depth_loc_B + q.depth_scale_B * draws.depth_B
         log_likelihood = negative_binomial(batch, profile, log_d_B, network.log_dispersion_G, network.nb_logspace)
         depth_kl = depth_divergence(q.depth_loc_B, q.depth_scale_B, batch.depth_B.log())
-    topics_kl = [
-        prior.topics_divergence(q.theta_loc_BK, q.theta_scale_BK, noise) for noise in prior_draws or [draws.prior]
-    ]
+    topics_kl = (
+        prior.topics_divergence(q.theta_loc_BK, q.theta_scale_BK, draws.prior)
+        if prior_draws is None
+        else prior.mean_topics_divergence(q.theta_loc_BK, q.theta_scale_BK, prior_draws)
+    )
     terms = LossTerms(
         reconstruction=-log_likelihood,
-        topics_kl=topics_kl[0] if len(topics_kl) == 1 else torch.stack(topics_kl).mean(),
+        topics_kl=topics_kl,
         depth_kl=depth_kl,
         prior_kl=prior.divergence() * share,
         effects=network.effects_penalty() * share,

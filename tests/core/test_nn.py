@@ -290,6 +290,15 @@ def test_stick_breaking_of_extreme_sticks_is_finite_with_finite_gradients():
     assert torch.isfinite(z.grad).all()
 
 
+@pytest.mark.parametrize("make", [lambda: DirichletPrior(7, 50), lambda: DirichletProcessPrior(7)])
+def test_the_mean_divergence_over_draws_is_that_of_each(make):
+    prior, generator = make(), torch.Generator().manual_seed(0)
+    loc, scale = torch.randn(40, 7, generator=generator), torch.rand(40, 7, generator=generator) + 0.1
+    draws = prior.fixed_noise(9)
+    each = torch.stack([prior.topics_divergence(loc, scale, noise) for noise in draws])
+    assert prior.mean_topics_divergence(loc, scale, draws).item() == pytest.approx(each.mean().item(), rel=1e-5)
+
+
 @pytest.mark.parametrize(("shape", "rate"), [(2.0, 0.5), (5.0, 1.0), (0.7, 2.5), (40.0, 9.0)])
 def test_divergence_of_the_concentration_equals_numerical_integration(shape, rate):
     prior = DirichletProcessPrior(5).double()
