@@ -15,6 +15,11 @@ from . import __version__, jobs, options, processes
 from .errors import MiraError
 from .records import EpochRecord, Record
 
+DATA = (
+    "cells with raw counts: .h5ad, .h5mu, .loom, 10x .h5, .zarr, .zarr.zip, a 10x matrix folder, or a folder of "
+    "write_ondisk_dataset; FILE#PART names a modality, genome or type of features; demo:pbmc700, demo:simulated"
+)
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return the exit status."""
@@ -37,15 +42,20 @@ def main(argv: list[str] | None = None) -> int:
 def _add_fit(commands: Any) -> None:
     p = commands.add_parser(
         "fit",
-        help="train a topic model on an .h5ad file",
+        help="train a topic model",
         description="Train a topic model; the model, the topics and the records of training go to a new folder.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    p.add_argument("data", metavar="DATA.h5ad", help="cells with raw counts, or demo:pbmc700, demo:simulated")
+    add_fit_arguments(p)
+    p.set_defaults(run=_fit)
+
+
+def add_fit_arguments(p: argparse.ArgumentParser) -> None:
+    """Add what `mira fit` takes."""
+    p.add_argument("data", metavar="DATA", help=DATA)
     p.add_argument("-o", "--out", required=True, type=Path, metavar="FOLDER", help="new folder for the results")
     p.add_argument("--no-embedding", action="store_true", help="do not compute a UMAP at the end")
     _add_options(p)
-    p.set_defaults(run=_fit)
 
 
 def _add_options(p: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> None:
@@ -71,7 +81,7 @@ def _add_tune(commands: Any) -> None:
         description="Tune a topic model. Interrupted, the same command goes on where it was.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    p.add_argument("data", metavar="DATA", help="an .h5ad file, or a folder that write_ondisk_dataset wrote")
+    p.add_argument("data", metavar="DATA", help=DATA)
     p.add_argument("--study", required=True, metavar="NAME", help="such as dataset/modality/model/run")
     p.add_argument("--min-topics", required=True, type=int, metavar="N")
     p.add_argument("--max-topics", required=True, type=int, metavar="N")

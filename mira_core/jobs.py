@@ -25,6 +25,7 @@ from typing import Any
 
 from . import options as opt
 from .data.demo import DEMOS
+from .data.formats import join_part, split_part
 from .errors import JobError
 from .files import write_json
 from .processes import SILENT_AFTER, is_alive, this_process
@@ -44,7 +45,7 @@ def write_spec(
     folder
         Must not exist, or be empty.
     data
-        Path of an .h5ad file, or ``"demo:NAME"`` for one of `mira_core.data.demo.DEMOS`.
+        A path as `fit` takes it, or ``"demo:NAME"`` for one of `mira_core.data.demo.DEMOS`.
     model
         Options as for `make_model`; checked here.
     name
@@ -64,10 +65,11 @@ def write_spec(
     if data.startswith("demo:"):
         if data.removeprefix("demo:") not in DEMOS:
             raise JobError(f"there is no demo {data!r}; choose one of {', '.join('demo:' + d for d in DEMOS)}")
-    elif not Path(data).is_file():
-        raise JobError(f"there is no file {data}")
     else:
-        data = str(Path(data).resolve())
+        path, part = split_part(data)
+        if not path.exists():
+            raise JobError(f"there is no file {data}")
+        data = join_part(path.resolve(), part)
     folder.mkdir(parents=True, exist_ok=True)
     spec = {
         "format": FORMAT,

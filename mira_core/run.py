@@ -22,7 +22,7 @@ import anndata as ad
 import numpy as np
 
 from . import jobs
-from .data import anndata_io, loaders, sources
+from .data import loaders, sources
 from .data.demo import load_demo
 from .errors import JobError, MiraError
 from .estimators.topic_model import TopicModel
@@ -171,16 +171,16 @@ def _fit(
     report.update(stage="stopped" if stopped else "done")
 
 
-def open_source(data: str) -> ad.AnnData:
-    """Open what a job names as its data: a path, or ``demo:NAME``."""
+def open_source(data: str) -> ad.AnnData | sources.OnDiskDataset:
+    """Open what a job names as its data: a path as `fit` takes it, or ``demo:NAME``."""
     if data.startswith("demo:"):
         return load_demo(data.removeprefix("demo:"))
-    return anndata_io.open_data(data)
+    return sources.open_source(data)
 
 
-def predict_cells(model: TopicModel, adata: ad.AnnData) -> ad.AnnData:
+def predict_cells(model: TopicModel, data: sources.Data) -> ad.AnnData:
     """Return a copy without counts, with topics of cells and features."""
-    model.predict(adata)
+    adata = model.predict(data)
     out = ad.AnnData(obs=adata.obs, var=adata.var)
     for name in ("X_topic_compositions", "X_umap_features"):
         out.obsm[name] = adata.obsm[name]

@@ -10,43 +10,48 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
-import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
 from ..errors import DataError
+from . import formats
 from .counts import Cells, CountMatrix
 from .covariates import Coding, GetColumn, learn_coding
 
 CHUNK_VALUES = 2**24  # entries, zeros included, that are read at once where a file is streamed
 
 
-def open_data(data: ad.AnnData | str | Path, *, backed: bool = False) -> ad.AnnData:
-    """Return the AnnData, reading it first if a path to an .h5ad file is given; `backed` leaves X on the disk."""
+def open_data(data: ad.AnnData | str | Path, *, backed: bool = False, part: str | None = None) -> ad.AnnData:
+    """Return the AnnData, reading it first if a path is given.
+
+    Parameters
+    ----------
+    data
+        AnnData, or the path of an .h5ad, .h5mu, .loom, 10x .h5, .zarr or .zarr.zip file, or of a 10x matrix folder.
+        The path may end in ``#`` and the part, as in ``"cells.h5mu#rna"``.
+    backed
+        Leave X, layers and raw of .h5ad, .h5mu and .zarr on the disk: they are read where they are sliced.
+    part
+        The modality of an .h5mu file, the genome or type of features of a 10x file; needed if there are several.
+
+    Raises
+    ------
+    DataError
+        If there is no such file, it is damaged, of another format or larger than memory, or a part must be chosen.
+    """
     if isinstance(data, ad.AnnData):
         return data
-    path = _h5ad_path(data)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # old files and repeated names; names are checked below
-            return ad.read_h5ad(path, backed="r" if backed else None)
-    except Exception as problem:
-        raise DataError(f"{path.name} cannot be read as .h5ad: {problem}") from problem
+    return formats.open_file(_path(data), backed=backed, part=part)
 
 
-def _h5ad_path(data: Any) -> Path:
+def _path(data: Any) -> str | Path:
     if not isinstance(data, str | Path):
         raise DataError(
-            "data must be an AnnData, the path of an .h5ad file or of a folder that write_ondisk_dataset wrote; "
-            f"got {type(data).__name__}"
+            "data must be an AnnData, the path of an .h5ad file or of a folder that write_ondisk_dataset wrote, or of "
+            f"another format that open_data reads; got {type(data).__name__}"
         )
-    path = Path(data)
-    if not path.is_file():
-        raise DataError(f"there is no file {path}")
-    if path.suffix != ".h5ad":
-        raise DataError(f"data must be an .h5ad file; got {path.name}")
-    return path
+    return data
 
 
 # --- which features -------------------------------------------------------------------------------
@@ -208,7 +213,7 @@ def _stored(data: ad.AnnData, layer: str | None) -> Any:
 def _in_memory(matrix: Any) -> Any:
     if isinstance(matrix, np.ndarray) or sp.issparse(matrix):
         return matrix
-    return matrix.to_memory() if hasattr(matrix, "to_memory") else matrix[:]
+    return formats.checked(matrix.to_memory(), "the matrix") if hasattr(matrix, "to_memory") else matrix[:]
 
 
 def clean(matrix: Any, columns: np.ndarray, layer: str | None, binary: bool) -> sp.csr_array:
@@ -264,7 +269,9 @@ def refuse_empty_cells(depths: np.ndarray, names: Iterable[str]) -> None:
 
 
 class StreamedCounts:
-    """The counts of an AnnData or an .h5ad file, read some cells at a time.
+    """The counts of an AnnData or a file, read some cells at a time.
+
+    Of .h5ad, .h5mu and .zarr files little is in memory at once; other formats are read into it.
 
     Attributes
     ----------
@@ -273,38 +280,15 @@ class StreamedCounts:
     """
 
     def __init__(self, data: ad.AnnData | str | Path, layer: str | None) -> None:
-        self._file: h5py.File | None = None
-        self._stored: Any = None
+        self._file: Any = None
         if isinstance(data, ad.AnnData):
-            self.table = table(data.obs, data.var)
             matrix = _stored(data, layer)
-            self._stored = sp.csr_array(matrix) if sp.issparse(matrix) else matrix
-            return
-        path = _h5ad_path(data)
-        try:
-            self._file = h5py.File(path)
-            self._open(self._file, layer)
-        except DataError:
-            self.close()
-            raise
-        except Exception as problem:
-            self.close()
-            raise DataError(f"{path.name} cannot be read as .h5ad: {problem}") from problem
-
-    def _open(self, file: h5py.File, layer: str | None) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as in `open_data`
-            obs, var = (ad.io.read_elem(file[k]) for k in ("obs", "var"))
-        if not isinstance(obs, pd.DataFrame) or not isinstance(var, pd.DataFrame):
-            raise TypeError("its obs or var is not a table; write it anew with a current anndata")
-        self.table = table(obs, var)
-        if layer is not None:
-            _known(layer, file["layers"].keys() if "layers" in file else (), "layer")
-        where = "X" if layer is None else f"layers/{layer}"
-        if where not in file:
-            raise DataError("the data has no X; name the layer with raw counts by counts_layer")
-        node = file[where]
-        self._stored = ad.io.sparse_dataset(node) if isinstance(node, h5py.Group) else node
+        else:
+            data = formats.open_file(_path(data), backed=True, only_counts=True)
+            matrix = _stored(data, layer)
+            self._file = getattr(getattr(matrix, "group", matrix), "file", None)  # of HDF5
+        self.table = table(data.obs, data.var)
+        self._stored: Any = sp.csr_array(matrix) if sp.issparse(matrix) else matrix
 
     def close(self) -> None:
         """Close the file."""
@@ -322,11 +306,15 @@ class StreamedCounts:
         if self.by_column:
             size = max(1, CHUNK_VALUES // max(1, n_cells))
             for start in range(0, n_features, size):
-                yield self._stored[:, start : start + size]
+                yield _slice_of(self._stored[:, start : start + size])
             return
         size = max(1, min(4096, CHUNK_VALUES // max(1, n_features)))
         for start in range(0, n_cells, size):
-            yield self._stored[start : start + size]
+            yield _slice_of(self._stored[start : start + size])
+
+
+def _slice_of(chunk: Any) -> Any:
+    return formats.checked(chunk, "the matrix") if sp.issparse(chunk) else chunk
 
 
 def table(obs: pd.DataFrame, var: pd.DataFrame) -> ad.AnnData:

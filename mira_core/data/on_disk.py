@@ -198,7 +198,8 @@ def write(
     Parameters
     ----------
     data
-        AnnData, in memory or backed, or the path of an .h5ad file.
+        AnnData, in memory or backed, or a path as `open_data` takes it. What is neither .h5ad, .h5mu nor .zarr is
+        read into memory first.
     path
         The folder to write.
     options

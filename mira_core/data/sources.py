@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import anndata as ad
 import numpy as np
 
 from ..errors import DataError, OptionError
-from . import anndata_io
+from . import anndata_io, formats
 from .anndata_io import obs_column
 from .counts import Cells
 from .covariates import Coding, strata
@@ -20,12 +20,15 @@ Data: TypeAlias = ad.AnnData | OnDiskDataset | str | Path
 
 
 def open_source(data: Data) -> ad.AnnData | OnDiskDataset:
-    """Return the data, opened if a path is given: a folder of `write_ondisk_dataset`, or an .h5ad file."""
+    """Return the data, opened if a path is given: a folder of `write_ondisk_dataset`, or whatever `open_data` reads."""
     if isinstance(data, OnDiskDataset):
         return data
-    if isinstance(data, str | Path) and Path(data).is_dir():
-        return OnDiskDataset(data)
-    return anndata_io.open_data(data)
+    return OnDiskDataset(data) if is_ondisk(data) else anndata_io.open_data(data)
+
+
+def is_ondisk(data: Data) -> TypeGuard[str | Path]:
+    """Whether this is the path of a folder that is read as `write_ondisk_dataset` wrote it."""
+    return isinstance(data, str | Path) and Path(data).is_dir() and not formats.is_data(Path(data))
 
 
 def training_cells(data: Data, options: Mapping[str, Any]) -> Cells:

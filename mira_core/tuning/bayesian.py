@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from ..data.counts import Cells
 from ..data.on_disk import OnDiskDataset
-from ..data.sources import Data
+from ..data.sources import Data, is_ondisk
 from ..errors import MiraError, OptionError, TuningError
 from ..estimators.topic_model import TopicModel, load_model
 from . import storage as storages
@@ -205,7 +205,7 @@ class BayesianTuner:
         Parameters
         ----------
         train
-            AnnData, the path of an .h5ad file, or of a folder that `write_ondisk_dataset` wrote.
+            AnnData, a path as `mira_core.data.open_data` takes it, or of a folder that `write_ondisk_dataset` wrote.
         test
             Cells to score by; None: part of `train`, as `train_size` says, in proportion within every combination of
             covariates.
@@ -268,7 +268,7 @@ class BayesianTuner:
             return data.path.resolve()
         if isinstance(data, OnDiskDataset):
             raise OptionError("processes cannot share a view of a folder; give the folder, or write the part to one")
-        if isinstance(data, str | Path) and Path(data).is_dir():
+        if is_ondisk(data):
             return Path(data).resolve()
         folder = Path(plan.model_dir) / f"{part}-{plan.digest[:16]}"
         if not folder.exists():

@@ -44,7 +44,7 @@ def gradient_tune(
         Topic model to tune, with the columns of features set and the learning rates configured by
         `get_learning_rate_bounds`. It is left as it is.
     data
-        AnnData, the path of an .h5ad file, or of a folder that `write_ondisk_dataset` wrote.
+        AnnData, a path as `mira_core.data.open_data` takes it, or of a folder that `write_ondisk_dataset` wrote.
     max_attempts
         If the training diverges, it is begun anew with another seed and more dropout, so many times in all.
     max_topics

@@ -632,10 +632,10 @@ def test_sources_that_are_no_data_are_refused(told, folder, tmp_path):
         f["X"] = np.ones((3, 4))
     for data, message in [
         (tmp_path / "a.h5ad", "a.h5ad cannot be read as .h5ad"),
-        (tmp_path / "other.h5ad", "other.h5ad cannot be read as .h5ad"),
-        (tmp_path / "a.csv", "must be an .h5ad file; got a.csv"),
+        (tmp_path / "other.h5ad", "other.h5ad is an HDF5 file of another kind: it holds X"),
+        (tmp_path / "a.csv", "must be .h5ad, .*; got a.csv"),
         (tmp_path / "nothing.h5ad", "there is no file"),
-        (folder, "there is no file"),
+        (folder, "is of write_ondisk_dataset"),
         (OnDiskDataset(folder), "got OnDiskDataset"),
         (told[:0].copy(), "the data has no cells"),
     ]:
