@@ -16,9 +16,9 @@ import mira_core.topics
 
 ROOT = Path(mira_core.__file__).parent
 LAYERS = ["base", "data", "nn", "models", "training", "plots", "estimators", "tuning", "top", "mira_app"]
-BASE = {"errors", "options", "records", "recommend", "files", "processes"}
+BASE = {"errors", "options", "records", "recommend", "files", "processes", "safer"}
 PACKAGES = set(LAYERS[1:-2])
-TOP = {"__init__", "topics", "jobs", "run", "cli"}
+TOP = {"__init__", "topics", "jobs", "run", "cli", "notation"}
 SOURCES = sorted(ROOT.rglob("*.py"))
 DASHBOARD = {"panel", "bokeh", "holoviews", "mira_app", "panel_material_ui"}
 
@@ -123,7 +123,7 @@ def test_the_public_names_are_exactly_these():
         "BayesianTuner", "Recommendation", "Redis", "TensorBoardWriter", "TopicModel", "Writer",
         "gradient_tune", "load_model", "make_model", "plot_topic_contributions", "recommend_parameters",
     ]  # fmt: skip
-    assert sorted(mira_core.data.__all__) == ["load_demo", "simulate_expression"]
+    assert sorted(mira_core.data.__all__) == ["load_demo", "open_data", "simulate_expression"]
     for package in (mira_core, mira_core.topics, mira_core.data):
         for name in package.__all__:
             assert getattr(package, name).__name__.split(".")[-1] == name
