@@ -76,6 +76,9 @@ class EpochRecord(_Record):
     device_use
         Share of the device that was used: of a CPU the time of its threads, of a GPU what its driver tells; NaN if
         nobody knows.
+    held_out_loss, held_out_distortion, held_out_rate
+        Of cells that the model is not trained on, after this epoch: distortion, rate, and their sum, the negative
+        ELBO; None if there are none.
     """
 
     kind: ClassVar[str] = "epoch"
@@ -93,23 +96,47 @@ class EpochRecord(_Record):
     dependence: float = 0.0
     dependence_weight: float = 0.0
     device_use: float = math.nan
+    held_out_loss: float | None = None
+    held_out_distortion: float | None = None
+    held_out_rate: float | None = None
 
     def progress(self, device: str) -> str:
         """Say in a line how it goes: the loss, how fast, how much of the time went into waiting, and for what."""
         use = "" if math.isnan(self.device_use) else f" {self.device_use:.0%} used"
+        held_out = "" if self.held_out_loss is None else f"held out {self.held_out_loss:.1f}, "
         return (
-            f"loss {self.loss:.1f} nats/cell, {self.cells_per_second:,.0f} cells/s, "
+            f"loss {self.loss:.1f} nats/cell, {held_out}{self.cells_per_second:,.0f} cells/s, "
             f"{self.waiting:.0%} waiting for data, {device}{use}"
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class RangeRecord(_Record):
+    """One learning rate of a range test.
+
+    Attributes
+    ----------
+    step
+        Which of the rates, counted from 1.
+    learning_rate
+        What was tried.
+    loss
+        Mean of its minibatches, in nats per cell and feature.
+    """
+
+    kind: ClassVar[str] = "range"
+    step: int
+    learning_rate: float
+    loss: float
+
+
 Record = StepRecord | EpochRecord
 
-_KINDS: dict[str, type[StepRecord] | type[EpochRecord]] = {c.kind: c for c in (StepRecord, EpochRecord)}
+_KINDS: dict[str, type[_Record]] = {c.kind: c for c in (StepRecord, EpochRecord, RangeRecord)}
 
 
-def from_dict(values: dict[str, Any]) -> Record:
-    """Build the record that `to_dict` wrote; None becomes NaN."""
+def from_dict(values: dict[str, Any]) -> Record | RangeRecord:
+    """Build the record that `to_dict` wrote; None becomes NaN, except where there may be no number at all."""
     fields = dict(values)
     cls = _KINDS[fields.pop("kind")]
-    return cls(**{k: math.nan if v is None else v for k, v in fields.items()})  # type: ignore[arg-type]
+    return cls(**{k: math.nan if v is None and getattr(cls, k, 0) is not None else v for k, v in fields.items()})  # type: ignore[return-value]

@@ -3,6 +3,9 @@
 Tensors: the network's state under ``network.``, the training cells' statistics under ``statistics.``.
 Metadata: ``mira`` holds a JSON object with ``format``, options, names of features and the records of training.
 
+The checkpoint of a training that can be gone on with holds its state besides, under ``training.``; its network is that
+of the last whole epoch.
+
 Format 1 knew expression models without covariates only. Format 2 has ``coding`` and ``curve`` besides.
 """
 
@@ -25,22 +28,25 @@ from ..errors import CheckpointError
 from ..files import replace_file
 from ..nn.network import TopicNetwork
 from ..records import from_dict
+from ..training.loop import State
 from .fitted import Fitted
 
 FORMAT = 3
 # Up to format 2 files held what follows from which features the encoder sees.
 _DERIVED = ("position_G", "at_zero_E")
 _ARRAYS = ("mean_profile", "endogenous_share")
+TRAINING = "training."  # head of the names of the optimisers' tensors, and the generator's
 _LSI = ("idf", "components", "deviations")
 
 
-def write(path: Path, fit: Fitted, header: dict[str, Any]) -> None:
-    """Write beside and rename, so that a file of this name is always whole."""
+def write(path: Path, fit: Fitted, header: dict[str, Any], state: State | None = None) -> None:
+    """Write beside and rename, so that a file of this name is always whole; with `state`, as a checkpoint."""
     s = fit.statistics
     arrays = {name: getattr(s, name) for name in _ARRAYS}
     if s.lsi is not None:
         arrays |= {f"lsi.{name}": getattr(s.lsi, name) for name in _LSI}
-    tensors = {f"network.{k}": v.detach().cpu().contiguous() for k, v in fit.network.state_dict().items()}
+    weights = fit.network.state_dict() if state is None else state.weights
+    tensors = {f"network.{k}": v.detach().cpu().contiguous() for k, v in weights.items()}
     tensors |= {f"statistics.{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
     header = {
         **header,
@@ -54,11 +60,14 @@ def write(path: Path, fit: Fitted, header: dict[str, Any]) -> None:
         "history": [r.to_dict() for r in fit.history],
         "statistics": {"n_cells": s.n_cells, "endogenous_depth": s.endogenous_depth},
     }
+    if state is not None:
+        tensors |= {f"{TRAINING}{k}": v.detach().cpu().contiguous() for k, v in state.stepper.items()}
+        header["training"] = {"epoch": state.epoch, "step": state.step, "order": state.order}
     replace_file(path, safetensors.torch.save(tensors, {"mira": json.dumps(header)}))
 
 
-def read(path: Path) -> tuple[Fitted, dict[str, Any]]:
-    """Read a saved model and the rest of its header.
+def read(path: Path) -> tuple[Fitted, dict[str, Any], State | None]:
+    """Read a saved model, the rest of its header, and of a checkpoint what its training goes on from.
 
     Raises
     ------
@@ -78,7 +87,8 @@ def read(path: Path) -> tuple[Fitted, dict[str, Any]]:
     if newer:
         raise CheckpointError(f"{path.name} has format {found}; this version reads up to {FORMAT}. Update mira")
     try:
-        return _build(header if found > 1 else _from_format_1(header), tensors), header
+        fit = _build(header if found > 1 else _from_format_1(header), tensors)
+        return fit, header, _state(header, fit, tensors) if "training" in header else None
     except Exception as problem:
         raise CheckpointError(f"{path.name} is damaged: {problem}") from problem
 
@@ -113,6 +123,14 @@ def _build(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Fitted:
         network, np.array(header["features"], dtype=str), endogenous, coding, statistics, given, options,
         header["seed_used"], [from_dict(r) for r in header["history"]],  # type: ignore[misc]
     )  # fmt: skip
+
+
+def _state(header: dict[str, Any], fit: Fitted, tensors: dict[str, torch.Tensor]) -> State:
+    told = header["training"]
+    stepper = {k.removeprefix(TRAINING): v for k, v in tensors.items() if k.startswith(TRAINING)}
+    weights = {k: v.detach().clone() for k, v in fit.network.state_dict().items()}
+    np.random.default_rng().bit_generator.state = told["order"]  # raises if it is none
+    return State(int(told["epoch"]), int(told["step"]), weights, stepper, told["order"])
 
 
 def _from_format_1(header: dict[str, Any]) -> dict[str, Any]:

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
-import torch
+import numpy as np
 
 from .. import options as opt
-from ..data import anndata_io, on_disk, sources, statistics
+from ..data import anndata_io, on_disk, sources
 from ..data.anndata_io import Selection
 from ..data.counts import Cells
 from ..data.on_disk import OnDiskDataset
 from ..data.sources import Data
-from ..errors import CheckpointError, NotFitted, OptionError
-from ..nn.network import TopicNetwork
+from ..errors import CheckpointError, DataError, NotFitted
 from ..recommend import ResolvedOption
 from ..records import EpochRecord, Record
-from ..training import loop, range_test
+from ..training import loop
 from ..training.range_test import LearningRateCurve
 from ..training.writers import as_writer
 from . import checkpoint
-from .fitted import Fitted, FittedModel
+from .fitted import FittedModel
+from .learning_rates import LearningRateModel
 
-LOWEST_RATE, HIGHEST_RATE, HIGHEST_RATE_CODAL = 1e-6, 5.0, 1.0  # of the learning-rate range test
 
-
-class TopicModel(FittedModel):
+class TopicModel(LearningRateModel):
     """A topic model of single-cell counts; made by `make_model`.
 
     Every option can be read as an attribute (``model.num_topics``); `set_params` changes them.
@@ -44,8 +41,7 @@ class TopicModel(FittedModel):
 
     def __init__(self, n_samples: int, n_features: int, **given: Any) -> None:
         super().__init__(n_samples, n_features, given)
-        self.learning_rate_curve: LearningRateCurve | None = None
-        self._device: torch.device | None = None
+        self._state: loop.State | None = None  # what a training goes on from
         self._check_trainable()
 
     def __repr__(self) -> str:
@@ -56,13 +52,16 @@ class TopicModel(FittedModel):
 
     # --- training -------------------------------------------------------------------------------
 
-    def fit(self, data: Data, *, writer: Any = None, progress: bool = True) -> TopicModel:
+    def fit(self, data: Data, *, test: Data | None = None, writer: Any = None, progress: bool = True) -> TopicModel:
         """Train on a data set, from the start.
 
         Parameters
         ----------
         data
-            AnnData, the path of an .h5ad file, or of a folder that `write_ondisk_dataset` wrote.
+            AnnData, the path of a file with counts, or of a folder that `write_ondisk_dataset` wrote.
+        test
+            Cells to score after each epoch, as ``held_out_loss`` and the like of the epoch's record, such as those that
+            `train_test_split` holds out. The training is the same with them and without.
         writer
             Something with ``write(record)``, such as `mira_core.topics.Writer`, which is given every record; or
             something with ``add_scalar``, such as TensorBoard's ``SummaryWriter``.
@@ -83,19 +82,9 @@ class TopicModel(FittedModel):
         TrainingError
             If the loss stops being finite. The model is then as it was after the last epoch that ended well.
         """
-        from tqdm.auto import tqdm
+        return self._listen(self.fit_records(data, test), writer, progress)
 
-        listener = as_writer(writer)
-        with tqdm(total=self.num_epochs, unit="epoch", disable=not progress) as bar:
-            for record in self.fit_records(data):
-                if listener is not None:
-                    listener.write(record)
-                if isinstance(record, EpochRecord):
-                    bar.update()
-                    bar.set_postfix_str(record.progress(str(self.device)))
-        return self
-
-    def fit_records(self, data: Data) -> Generator[Record, None, None]:
+    def fit_records(self, data: Data, test: Data | None = None) -> Generator[Record, None, None]:
         """Train as `fit` does, yielding a record after each step and each epoch.
 
         Closing the generator stops training at the next step and leaves a usable model of what was reached.
@@ -105,171 +94,107 @@ class TopicModel(FittedModel):
         StepRecord or EpochRecord
         """
         self._check_trainable()
-        return self.fit_cells(sources.training_cells(data, self.get_params()))
+        cells = sources.training_cells(data, self.get_params())
+        return self.fit_cells(cells, None if test is None else self._test_cells(cells, test))
 
-    def fit_cells(self, cells: Cells) -> Generator[Record, None, None]:
-        """Train on cells that were read before; otherwise as `fit_records`."""
-        self._fit = fit = self._begin(cells)
-        for record in loop.train(fit.network, cells, fit.options, fit.seed):
+    def fit_cells(
+        self, cells: Cells, test: Cells | None = None, *, resumable: bool = False
+    ) -> Generator[Record, None, None]:
+        """Train on cells that were read before; otherwise as `fit_records`.
+
+        With `resumable`, `save_checkpoint` can be called between two records; it takes memory for two more copies of
+        the weights.
+        """
+        self._fit, self._state = self._begin(cells), loop.State() if resumable else None
+        yield from self._train(cells, test)
+
+    def _train(self, cells: Cells, test: Cells | None) -> Generator[Record, None, None]:
+        fit = self._fitted()
+        more = () if test is None and self._state is None else (test, self._state)
+        for record in loop.train(fit.network, cells, fit.options, fit.seed, *more):
             if isinstance(record, EpochRecord):
                 fit.history.append(record)
             yield record
 
-    def _begin(self, cells: Cells) -> Fitted:
-        """Learn the statistics of the cells, and draw the network on the device where it is to be trained."""
-        options = self.get_params()
-        seed = self.seed if self.seed is not None else secrets.randbits(32)
-        learned = statistics.learn(cells, _lsi_components(options), seed)
-        network = TopicNetwork(options, cells.endogenous, learned, cells.covariates.shape[1], cells.extra.shape[1])
-        network.initialise(torch.Generator().manual_seed(seed))
-        network.to(self._training_device())
-        return Fitted(
-            network, cells.features, cells.endogenous, cells.coding, learned, dict(self._given), options, seed
-        )
+    def _test_cells(self, cells: Cells, test: Data) -> Cells:
+        """Read cells to be scored by a model that is trained on others."""
+        source = sources.open_source(test)
+        return sources.cells_of_model(source, self.get_params(), cells.features, cells.endogenous, cells.coding)
 
-    def _check_trainable(self) -> None:
-        """Raise where the documented encoder of peaks would be trained without a GPU."""
-        if problem := opt.device_problem(self.get_params(), self._training_device().type != "cpu"):
-            raise OptionError(problem)
+    def _listen(self, records: Generator[Record, None, None], writer: Any, progress: bool) -> TopicModel:
+        from tqdm.auto import tqdm
 
-    # --- devices --------------------------------------------------------------------------------
+        listener = as_writer(writer)
+        with tqdm(total=self.num_epochs, initial=len(self.history), unit="epoch", disable=not progress) as bar:
+            for record in records:
+                if listener is not None:
+                    listener.write(record)
+                if isinstance(record, EpochRecord):
+                    bar.update()
+                    bar.set_postfix_str(record.progress(str(self.device)))
+        return self
 
-    def _training_device(self) -> torch.device:
-        if self._device is not None:
-            return self._device
-        return torch.device("cuda" if self.use_cuda and torch.cuda.is_available() else "cpu")
+    # --- going on -------------------------------------------------------------------------------
 
-    def set_device(self, device: str | torch.device) -> TopicModel:
-        """Move the model to a device, such as ``"cpu"`` or ``"cuda:1"``, and train there from now on.
+    def save_checkpoint(self, path: str | Path) -> None:
+        """Save where a resumable training was after its last whole epoch, for `load_model` and `resume`.
+
+        The file is written beside and renamed. It is a saved model, too.
 
         Raises
         ------
-        OptionError
-            If there is no such device.
+        NotFitted
+            If no such training has ended an epoch.
         """
-        try:
-            wanted = torch.device(device)
-            torch.empty(1, device=wanted).cpu()
-        except (RuntimeError, AssertionError, TypeError) as problem:
-            n = torch.cuda.device_count()
-            raise OptionError(
-                f"there is no device {str(device)!r}; there are the cpu and {n} CUDA device{'' if n == 1 else 's'}"
-            ) from problem
-        self._device = wanted
-        if self._fit is not None:
-            self._fit.network.to(wanted)
-        return self
+        if self._state is None or not self._state.epoch:
+            raise NotFitted("there is nothing to go on from before a resumable training has ended an epoch")
+        checkpoint.write(Path(path), self._fitted(), self._header(), self._state)
 
-    def to_gpu(self) -> TopicModel:
-        """Move the model to the first CUDA device, and train there from now on."""
-        return self.set_device("cuda")
+    @property
+    def resumable(self) -> int:
+        """The epoch after which `resume` goes on; 0 if there is nothing to go on from."""
+        return self._state.epoch if self._state is not None else 0
 
-    def to_cpu(self) -> TopicModel:
-        """Move the model to the CPU, and train there from now on."""
-        return self.set_device("cpu")
+    def resume(self, data: Data, *, test: Data | None = None, writer: Any = None, progress: bool = True) -> TopicModel:
+        """Go on with the training of a checkpoint that `load_model` read, on the same data.
 
-    # --- learning rates -------------------------------------------------------------------------
-
-    def get_learning_rate_bounds(
-        self,
-        data: Data,
-        *,
-        num_steps: int = 100,
-        eval_every: int = 3,
-        lower_bound_lr: float = LOWEST_RATE,
-        upper_bound_lr: float | None = None,
-        lower_bound_trim: float = 0.0,
-        upper_bound_trim: float = 0.5,
-        progress: bool = True,
-    ) -> tuple[float, float]:
-        """Find the learning rates between which the loss falls, and set the model's to them.
-
-        A fresh network is trained while the rate rises, each of `num_steps` rates for `eval_every` minibatches; a
-        fitted model is not touched. The loss against the log of the rate is smoothed by a quintic spline; the bounds
-        are the ends of the longest stretch where it falls, moved inwards by the trims.
+        On the same machine's CPU it gives, bit for bit, the model of a training that was never interrupted.
 
         Parameters
         ----------
-        data
+        data, test, writer, progress
             As for `fit`.
-        num_steps, eval_every
-            Rates to try, and minibatches at each. With fewer minibatches than that, the test goes round.
-        lower_bound_lr, upper_bound_lr
-            Range to try; None: up to 5, or 1 with covariates. If the loss runs away the test ends there.
-        lower_bound_trim, upper_bound_trim
-            How far to move the bounds inwards, in natural-log units; `trim_learning_rate_bounds` changes it.
-        progress
-            Whether to show a progress bar.
 
         Returns
         -------
-        tuple of float
-            ``min_learning_rate`` and ``max_learning_rate``, as they are now set.
+        TopicModel
+            This model.
 
         Raises
         ------
-        TrainingError
-            If the loss ran away too early, or fell nowhere.
+        NotFitted
+            If the model holds no training to go on with.
+        DataError
+            If these are not the cells and features that it was begun on.
         """
-        from tqdm.auto import tqdm
-
-        self._check_trainable()
-        high = upper_bound_lr
-        if high is None:
-            high = HIGHEST_RATE_CODAL if opt.is_codal(self._given) else HIGHEST_RATE
-        if not 0 < lower_bound_lr < high:
-            raise OptionError(f"lower_bound_lr must be above 0 and below {high:g}; got {lower_bound_lr}")
-        if num_steps < range_test.FEWEST or eval_every < 1:
-            raise OptionError(
-                f"num_steps must be at least {range_test.FEWEST} and eval_every 1; got {num_steps}, {eval_every}"
-            )
         cells = sources.training_cells(data, self.get_params())
-        fit = self._begin(cells)
-        tested = range_test.range_test(
-            fit.network, cells, fit.options, fit.seed,
-            lower=lower_bound_lr, upper=high, num_steps=num_steps, eval_every=eval_every,
-        )  # fmt: skip
-        points = list(tqdm(tested, total=num_steps, unit="rate", disable=not progress))
-        trim = (lower_bound_trim, upper_bound_trim)
-        self.learning_rate_curve = range_test.read_curve(points, num_steps, trim)
-        return self.set_learning_rates(*self.learning_rate_curve.bounds)
+        records = self.resume_cells(cells, None if test is None else self._test_cells(cells, test))
+        return self._listen(records, writer, progress)
 
-    def trim_learning_rate_bounds(
-        self, lower_bound_trim: float = 0.0, upper_bound_trim: float = 0.5
-    ) -> tuple[float, float]:
-        """Move the bounds that `get_learning_rate_bounds` found inwards, by natural-log units; set the model's to them.
-
-        Returns
-        -------
-        tuple of float
-            ``min_learning_rate`` and ``max_learning_rate``, as they are now set.
-        """
-        curve = self._curve()
-        self.learning_rate_curve = curve.trimmed(lower_bound_trim, upper_bound_trim)
-        return self.set_learning_rates(*self.learning_rate_curve.bounds)
-
-    def set_learning_rates(self, min_learning_rate: float, max_learning_rate: float) -> tuple[float, float]:
-        """Set both learning rates of the one-cycle policy, and return them."""
-        self.set_params(min_learning_rate=min_learning_rate, max_learning_rate=max_learning_rate)
-        return self.min_learning_rate, self.max_learning_rate
-
-    def plot_learning_rate_bounds(
-        self, figsize: tuple[float, float] = (10, 7), ax: Any = None, show_spline: bool = True
-    ) -> Any:
-        """Draw what `get_learning_rate_bounds` measured, with the bounds.
-
-        Returns
-        -------
-        matplotlib.axes.Axes
-        """
-        from ..plots.learning_rates import plot_learning_rates
-
-        return plot_learning_rates(self._curve(), figsize=figsize, ax=ax, show_spline=show_spline)
-
-    def _curve(self) -> LearningRateCurve:
-        if self.learning_rate_curve is None:
-            raise NotFitted("no learning rates were tested; call get_learning_rate_bounds(data) first")
-        return self.learning_rate_curve
+    def resume_cells(self, cells: Cells, test: Cells | None = None) -> Generator[Record, None, None]:
+        """Go on as `resume` does, on cells that were read before, yielding records."""
+        if not self.resumable:
+            raise NotFitted("the model holds no training to go on with; load a checkpoint, or call fit(data)")
+        self._check_trainable()
+        fit = self._fitted()
+        same = np.array_equal(cells.features, fit.features) and np.array_equal(cells.endogenous, fit.endogenous)
+        if not same or len(cells) != fit.statistics.n_cells:
+            raise DataError(
+                f"the training was begun on {fit.statistics.n_cells} cells and {len(fit.features)} features, which "
+                f"must be the same to go on; got {len(cells)} and {len(cells.features)}. Train anew on these data"
+            )
+        fit.network.to(self._training_device())
+        return self._train(cells, test)
 
     # --- data sets ------------------------------------------------------------------------------
 
@@ -338,13 +263,15 @@ class TopicModel(FittedModel):
 
         The file is written beside and renamed, so that a broken write leaves what was there.
         """
+        checkpoint.write(Path(path), self._fitted(), self._header())
+
+    def _header(self) -> dict[str, Any]:
         curve = self.learning_rate_curve
-        header = {"n_samples": self.n_samples, "n_features": self.n_features, "curve": curve and curve.to_dict()}
-        checkpoint.write(Path(path), self._fitted(), header)
+        return {"n_samples": self.n_samples, "n_features": self.n_features, "curve": curve and curve.to_dict()}
 
     @classmethod
     def _load(cls, path: str | Path) -> TopicModel:
-        fit, header = checkpoint.read(Path(path))
+        fit, header, state = checkpoint.read(Path(path))
         try:
             model = cls.__new__(cls)  # no GPU is asked for: predicting on a CPU is fine
             FittedModel.__init__(model, header["n_samples"], header["n_features"], fit.given)
@@ -359,14 +286,8 @@ class TopicModel(FittedModel):
             model.learning_rate_curve = LearningRateCurve.from_dict(curve) if curve else None
         except Exception as problem:  # whatever a hostile or damaged file provokes
             raise CheckpointError(f"{Path(path).name} is damaged: {problem}") from problem
-        model._device, model._fit = None, fit
+        model._fit, model._state = fit, state
         return model
-
-
-def _lsi_components(options: dict[str, Any]) -> int:
-    if options["feature_type"] != "accessibility" or options["atac_encoder"] != "fast":
-        return 0
-    return max(128, 3 * options["num_topics"])
 
 
 def load_model(path: str | Path) -> TopicModel:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..data import loaders
 from ..data.counts import Cells
@@ -15,13 +17,52 @@ from ..nn.network import TopicNetwork
 from ..records import EpochRecord, Record, StepRecord
 from . import schedules
 from .clock import Clock
-from .engine import make_engine
-from .step import all_finite, copy_state, copy_state_into
+from .engine import Engine, make_engine
+from .evaluation import held_out
+from .step import all_finite, copy_into
 
 MEANS = ("loss", "distortion", "rate", "dependence")
 
 
-def train(network: TopicNetwork, cells: Cells, options: Mapping[str, Any], seed: int) -> Generator[Record, None, None]:
+@dataclass
+class State:
+    """A training after one of its epochs: all that the later ones depend on, besides cells and options.
+
+    Made empty, it is filled by `train` after every epoch; one that is filled is where `train` goes on.
+
+    Attributes
+    ----------
+    epoch, step
+        Done so far; of an empty one 0.
+    weights
+        Of the network.
+    stepper
+        As of `Stepper.state`.
+    order
+        Of the generator that shuffles the cells, as JSON can hold it.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    stepper: dict[str, torch.Tensor] = field(default_factory=dict)
+    order: dict[str, Any] = field(default_factory=dict)
+
+    def keep(self, epoch: int, step: int, network: TopicNetwork, engine: Engine, rng: np.random.Generator) -> None:
+        """Copy what is there after an epoch."""
+        self.epoch, self.step, self.order = epoch, step, dict(rng.bit_generator.state)
+        copy_into(self.weights, network.state_dict())
+        copy_into(self.stepper, engine.stepper.state())
+
+
+def train(
+    network: TopicNetwork,
+    cells: Cells,
+    options: Mapping[str, Any],
+    seed: int,
+    test: Cells | None = None,
+    state: State | None = None,
+) -> Generator[Record, None, None]:
     """Train in place; yield a record after every step and every epoch.
 
     Parameters
@@ -34,6 +75,11 @@ def train(network: TopicNetwork, cells: Cells, options: Mapping[str, Any], seed:
         Resolved options of the model.
     seed
         Of the shuffling, the draws and the dropouts.
+    test
+        Cells to score after each epoch, which changes nothing in the training.
+    state
+        Where to keep what a training can go on from, after each epoch. A filled one is gone on from: on the same
+        machine's CPU, to the same weights as if there had been no interruption.
 
     Yields
     ------
@@ -46,13 +92,23 @@ def train(network: TopicNetwork, cells: Cells, options: Mapping[str, Any], seed:
         well.
     """
     rng = np.random.default_rng(seed)
+    if state is not None and state.epoch:
+        network.load_state_dict(state.weights)
+        rng.bit_generator.state = state.order
     engine = make_engine(network, cells, options, seed)
     per_epoch = loaders.steps_per_epoch(len(cells), options["batch_size"])
     total = per_epoch * options["num_epochs"]
-    step = 0
-    good = copy_state(network)
+    first = step = 0
+    good: dict[str, torch.Tensor] = {}
+    if state is not None:
+        if state.epoch:
+            engine.stepper.load_state(state.stepper)
+        first, step = state.epoch, state.step
+        state.weights, state.stepper = good, {}  # from now on where the network is
+        state.keep(first, step, network, engine, rng)
+    copy_into(good, network.state_dict())
     try:
-        for epoch in range(1, options["num_epochs"] + 1):
+        for epoch in range(first + 1, options["num_epochs"] + 1):
             network.train()
             began, waited = Clock(network.device), engine.waiting
             steps: list[StepRecord] = []
@@ -72,19 +128,34 @@ def train(network: TopicNetwork, cells: Cells, options: Mapping[str, Any], seed:
             last = steps[-1]
             if not all_finite(network):  # by the last step: no later loss tells
                 raise _diverged(network, cells, options, step, epoch, last.learning_rate)
-            copy_state_into(good, network)
+            if state is None:
+                copy_into(good, network.state_dict())
+            else:
+                state.keep(epoch, step, network, engine, rng)
             seconds, use = began.passed()
             yield EpochRecord(
                 epoch, step, **{k: float(np.mean([getattr(s, k) for s in steps])) for k in MEANS},
                 kl_weight=last.kl_weight, learning_rate=last.learning_rate, momentum=last.momentum,
                 dependence_weight=last.dependence_weight, seconds=seconds, cells_per_second=order.size / seconds,
                 waiting=min(1.0, (engine.waiting - waited) / seconds), device_use=use,
+                **_scored(network, test),
             )  # fmt: skip
     except TrainingError:
         network.load_state_dict(good)
         raise
     finally:
         engine.close()
+
+
+def _scored(network: TopicNetwork, test: Cells | None) -> dict[str, float]:
+    if test is None:
+        return {}
+    told = held_out(network, test)
+    return {
+        "held_out_loss": told.distortion + told.rate,
+        "held_out_distortion": told.distortion,
+        "held_out_rate": told.rate,
+    }
 
 
 def _diverged(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,12 +14,14 @@ from ..data import loaders
 from ..data.counts import Cells
 from ..errors import TrainingError
 from ..nn.network import TopicNetwork
+from ..records import RangeRecord
 from .engine import make_engine
+from .range_options import DEGREE, FEWEST, RangeOptions
 from .schedules import Settings
 
-DEGREE, SMOOTHING = 5, 5.0
+SMOOTHING = 5.0
 DIVERGED = 4.0  # the test ends where the loss has climbed this many times as far as it had fallen
-FEWEST = 2 * (DEGREE + 1)  # learning rates that a spline can be put through
+GRID = 200  # learning rates at which the spline is told
 
 
 @dataclass(frozen=True)
@@ -77,49 +79,59 @@ class LearningRateCurve:
 
 
 def range_test(
-    network: TopicNetwork,
-    cells: Cells,
-    options: Mapping[str, Any],
-    seed: int,
-    *,
-    lower: float,
-    upper: float,
-    num_steps: int,
-    eval_every: int,
-) -> Iterator[tuple[float, float]]:
+    network: TopicNetwork, cells: Cells, options: Mapping[str, Any], seed: int, asked: RangeOptions
+) -> Generator[RangeRecord, None, None]:
     """Train while the learning rate rises; yield each rate with the mean loss of its minibatches.
 
     With fewer minibatches than the test takes, it goes round. It ends early where the loss is no longer finite, or
     has climbed far above where it began.
     """
+    assert asked.upper_bound_lr is not None  # as `RangeOptions.checked` leaves it
     engine = make_engine(network, cells, options, seed)
     order = _round_and_round(len(cells), options["batch_size"], np.random.default_rng(seed))
     momentum, weight = options["max_momentum"], options["cost_beta"]
+    rates = np.geomspace(asked.lower_bound_lr, asked.upper_bound_lr, asked.num_steps).tolist()
     means: list[float] = []
     try:
-        for rate in np.geomspace(lower, upper, num_steps).tolist():
+        for step, rate in enumerate(rates, 1):
             setting = Settings(rate, momentum, weight, weight * options.get("dependence_beta", 0.0))
-            rows = np.stack([next(order) for _ in range(eval_every)])
-            told = [t.loss for t in engine.epoch(rows, [setting] * eval_every)]
+            rows = np.stack([next(order) for _ in range(asked.eval_every)])
+            told = [t.loss for t in engine.epoch(rows, [setting] * asked.eval_every)]
             mean = float(np.mean(told)) / network.n_features
             if not math.isfinite(mean):
                 return
             means.append(mean)
-            yield rate, mean
+            yield RangeRecord(step, rate, mean)
             if mean > _ceiling(means):
                 return
     finally:
         engine.close()
 
 
-def read_curve(points: list[tuple[float, float]], num_steps: int, trim: tuple[float, float]) -> LearningRateCurve:
+def read_curve(
+    points: Sequence[tuple[float, float]], num_steps: int, trim: tuple[float, float], stopped: bool = False
+) -> LearningRateCurve:
     """Find where the loss falls.
+
+    Parameters
+    ----------
+    points
+        Learning rates with their losses.
+    num_steps
+        Rates that were to be tried. If there are fewer, and the test was not `stopped`, the loss ran away.
+    trim
+        As of `LearningRateCurve`.
 
     Raises
     ------
     TrainingError
         If the test ended too early, or the loss nowhere falls.
     """
+    if len(points) < FEWEST and stopped:
+        raise TrainingError(
+            f"the test was stopped after {len(points)} of {num_steps} learning rates; {FEWEST} are needed to tell "
+            "where the loss falls"
+        )
     if len(points) < FEWEST:
         raise TrainingError(
             f"the loss ran away after {len(points)} of {num_steps} learning rates. "
@@ -137,7 +149,57 @@ def read_curve(points: list[tuple[float, float]], num_steps: int, trim: tuple[fl
         )
     first, after = stretches[np.argmax(stretches[:, 1] - stretches[:, 0])]
     falling = (float(rates[first]), float(rates[after - 1]))
-    return LearningRateCurve(tuple(rates.tolist()), tuple(losses.tolist()), falling, trim, len(points) < num_steps)
+    diverged = len(points) < num_steps and not stopped
+    return LearningRateCurve(tuple(rates.tolist()), tuple(losses.tolist()), falling, trim, diverged)
+
+
+def describe(
+    points: Sequence[tuple[float, float]], num_steps: int, trim: tuple[float, float], stopped: bool = False
+) -> dict[str, Any]:
+    """Say what a test showed, as JSON can hold it, whether or not it found bounds.
+
+    Parameters
+    ----------
+    points, num_steps, trim, stopped
+        As of `read_curve`.
+
+    Returns
+    -------
+    dict
+        The keys of `LearningRateCurve.to_dict`, and ``stopped``; ``bounds`` after trimming; ``spline``, its ``rates``
+        and ``losses`` on a grid over the rates before the loss ran away; ``warnings``, sentences. ``falling``,
+        ``bounds`` and ``spline`` are None where there are none.
+    """
+    rates, losses = ([p[i] for p in points] for i in range(2))
+    told: dict[str, Any] = {
+        "rates": rates, "losses": losses, "falling": None, "trim": list(trim), "bounds": None,
+        "diverged": len(points) < num_steps and not stopped, "stopped": stopped, "spline": None, "warnings": [],
+    }  # fmt: skip
+    warnings = told["warnings"]
+    if len(points) >= FEWEST:
+        before, losses_before = _before_divergence(np.array(rates), np.array(losses))
+        spline, mean, deviation = _spline(before, losses_before)
+        grid = np.geomspace(before[0], before[-1], GRID)
+        told["spline"] = {"rates": grid.tolist(), "losses": (mean + deviation * spline(np.log(grid))).tolist()}
+    try:
+        curve = read_curve(points, num_steps, trim, stopped)
+    except TrainingError as problem:
+        warnings.append(_sentence(str(problem)))
+    else:
+        told |= {"falling": list(curve.falling), "bounds": list(curve.bounds)}
+        if curve.bounds[0] == curve.bounds[1]:
+            warnings.append("The trims leave nothing between the bounds; trim less.")
+    if told["diverged"] and len(points) >= FEWEST:
+        warnings.append(f"The loss ran away above a learning rate of {rates[-1]:.2g}; the test ended there.")
+    if stopped and len(points) >= FEWEST:
+        warnings.append(f"The test was stopped after {len(points)} of {num_steps} learning rates.")
+    if told["falling"] is not None and not told["diverged"] and told["falling"][1] >= rates[-1]:
+        warnings.append("The loss still falls at the highest learning rate tried; try higher ones.")
+    return told
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:].rstrip(".") + "."
 
 
 def _ceiling(losses: Sequence[float] | np.ndarray) -> float:

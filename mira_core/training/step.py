@@ -78,6 +78,20 @@ class Stepper:
             self.critic.step(self.critic_rate, CRITIC_MOMENTUM)
         return torch.stack([loss, terms.distortion, terms.rate, terms.dependence]).detach() * per_cell
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return what the next step depends on besides the weights; not copied, but for the generator's state."""
+        optimisers = {"optimiser": self.optimiser, "critic": self.critic}
+        tensors = {f"{who}.{k}": t for who, o in optimisers.items() if o is not None for k, t in o.state().items()}
+        return tensors | {"generator": self.generator.get_state()}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Copy in what `state` returned, of a stepper of the same network."""
+        for name, t in self.state().items():
+            if name == "generator":
+                self.generator.set_state(state[name].cpu())
+            else:
+                t.copy_(state[name])
+
     def close(self) -> None:
         """Leave the network ready for evaluation."""
         self.network.use_generator(None)
@@ -97,6 +111,11 @@ class FusedAdamW:
         self.rows = [_row(p.detach()) for p in self.parameters]
         self.means, self.squares = ([torch.zeros_like(row) for row in self.rows] for _ in range(2))
         self.steps = torch.zeros(())
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return what the next step depends on: the tensors themselves, by name."""
+        moments = {"mean": self.means, "square": self.squares}
+        return {f"{k}.{i}": t for k, rows in moments.items() for i, t in enumerate(rows)} | {"steps": self.steps}
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -147,6 +166,10 @@ class TensorAdamW:
             p.grad = self.gradient.as_strided(shape, strides, at)
             at += p.numel()
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return what the next step depends on: the tensors themselves, by name."""
+        return {"mean": self.mean, "square": self.square, "steps": self.steps}
+
     def zero_grad(self) -> None:
         """Set the gradients to zero, in place."""
         self.gradient.zero_()
@@ -174,12 +197,10 @@ def all_finite(network: TopicNetwork) -> bool:
     return bool(torch.stack([t.sum() for t in network.state_dict().values() if t.is_floating_point()]).isfinite().all())
 
 
-def copy_state(network: TopicNetwork) -> dict[str, torch.Tensor]:
-    """Return a copy of all weights."""
-    return {name: t.detach().clone() for name, t in network.state_dict().items()}
-
-
-def copy_state_into(state: dict[str, torch.Tensor], network: TopicNetwork) -> None:
-    """Copy all weights to where earlier ones are."""
-    for name, t in network.state_dict().items():
-        state[name].copy_(t)
+def copy_into(copies: dict[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Copy tensors to where earlier ones are, if there are any."""
+    for name, t in tensors.items():
+        if name in copies:
+            copies[name].copy_(t)
+        else:
+            copies[name] = t.detach().clone()

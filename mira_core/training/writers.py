@@ -64,7 +64,7 @@ class TensorBoardWriter:
             return
         prefix = "epoch" if is_epoch else "step"
         for name, value in dataclasses.asdict(record).items():
-            if name not in ("epoch", "step"):
+            if name not in ("epoch", "step") and value is not None:
                 self.summary.add_scalar(f"{prefix}/{name}", value, record.epoch if is_epoch else record.step)
 
     def close(self) -> None:

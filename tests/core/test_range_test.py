@@ -15,6 +15,7 @@ import mira_core as mira
 from mira_core.errors import NotFitted, OptionError, TrainingError
 from mira_core.plots.learning_rates import curve_info
 from mira_core.training import range_test, step
+from mira_core.training.range_options import RangeOptions
 from mira_core.training.range_test import LearningRateCurve, read_curve
 from tests.helpers import FAMILIES, arrays, global_states, make, make_cells, read_cells, same, with_columns
 
@@ -193,9 +194,9 @@ def test_every_rate_is_held_for_some_minibatches_and_few_minibatches_go_round(ce
     model = make(adata, cost_beta=1.3, max_momentum=0.9)
     found = range_test.range_test(
         model._begin(read_cells(adata)).network, read_cells(adata), model.get_params(), 0,
-        lower=1e-5, upper=1e-2, num_steps=steps, eval_every=every,
+        RangeOptions(steps, every, 1e-5, 1e-2),
     )  # fmt: skip
-    told = list(found)
+    told = [(r.learning_rate, r.loss) for r in found]
     assert len(taken) == steps * every
     assert [rate for rate, *_ in taken] == [rate for rate, _ in told for _ in range(every)]
     for i, (_, mean) in enumerate(told):  # in nats per cell and feature
