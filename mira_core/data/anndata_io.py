@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -213,7 +214,19 @@ def _stored(data: ad.AnnData, layer: str | None) -> Any:
 def _in_memory(matrix: Any) -> Any:
     if isinstance(matrix, np.ndarray) or sp.issparse(matrix):
         return matrix
-    return formats.checked(matrix.to_memory(), "the matrix") if hasattr(matrix, "to_memory") else matrix[:]
+    with _from_disk():
+        return formats.checked(matrix.to_memory(), "the matrix") if hasattr(matrix, "to_memory") else matrix[:]
+
+
+@contextmanager
+def _from_disk() -> Iterator[None]:
+    """Tell what goes wrong in reading counts that were left on the disk."""
+    try:
+        yield
+    except (DataError, MemoryError):
+        raise
+    except Exception as problem:
+        raise DataError(f"counts cannot be read from the file, which may be damaged: {problem}") from problem
 
 
 def clean(matrix: Any, columns: np.ndarray, layer: str | None, binary: bool) -> sp.csr_array:
@@ -306,22 +319,23 @@ class StreamedCounts:
         if self.by_column:
             size = max(1, CHUNK_VALUES // max(1, n_cells))
             for start in range(0, n_features, size):
-                yield _slice_of(self._stored[:, start : start + size])
+                yield self._read(np.s_[:, start : start + size])
             return
         size = max(1, min(4096, CHUNK_VALUES // max(1, n_features)))
         for start in range(0, n_cells, size):
-            yield _slice_of(self._stored[start : start + size])
+            yield self._read(np.s_[start : start + size])
 
-
-def _slice_of(chunk: Any) -> Any:
-    return formats.checked(chunk, "the matrix") if sp.issparse(chunk) else chunk
+    def _read(self, at: Any) -> Any:
+        with _from_disk():
+            chunk = self._stored[at]
+            return formats.checked(chunk, "the matrix") if sp.issparse(chunk) else chunk
 
 
 def table(obs: pd.DataFrame, var: pd.DataFrame) -> ad.AnnData:
     """Return an AnnData without counts; names may repeat, as elsewhere."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return ad.AnnData(obs=obs, var=var)
+        return ad.AnnData(obs=formats.plain(obs), var=formats.plain(var))
 
 
 # --- words for messages ---------------------------------------------------------------------------

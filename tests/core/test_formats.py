@@ -187,6 +187,7 @@ def test_every_call_takes_every_format(written, tiny, tmp_path):
     assert np.array_equal(OnDiskDataset(tmp_path / "set").counts().to_csr().toarray(), tiny.X.toarray())
 
 
+@pytest.mark.slow
 def test_gradient_tune_and_the_tuner_take_a_path(cells, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = f"{write_h5mu(tmp_path / 'cells.h5mu', rna=cells, protein=cells[:, :20].copy())}#rna"
@@ -350,6 +351,23 @@ def test_counts_above_the_precision_of_float32_are_kept(tiny, tmp_path):
     tiny.X.data[0] = 2**24 + 1
     for name in ("cells.h5", "folder", "cells.loom"):
         assert dense(open_data(WRITERS[name](tmp_path / name, tiny))).max() == 2**24 + 1
+
+
+@pytest.mark.parametrize("backed", [False, True])
+def test_texts_of_new_files_can_be_written_again(tiny, tmp_path, backed):
+    """New mudata writes texts in a way that anndata reads, and does not write unless it is told to."""
+    tiny.obs["batch"] = pd.array(["a", "b", None] * 4, dtype="string")
+    tiny.obs["type"] = pd.Categorical(["x", "y"] * 6, categories=pd.Index(["x", "y"], dtype="string"))
+    tiny.obs_names = pd.Index(tiny.obs_names, dtype="string")
+    with ad.settings.override(allow_write_nullable_strings=True), h5py.File(tmp_path / "a.h5ad", "w") as f:
+        for key in ("obs", "var", "X"):
+            ad.io.write_elem(f, key, getattr(tiny, key))
+    adata = open_data(tmp_path / "a.h5ad", backed=backed)
+    assert adata.obs_names.dtype == object
+    assert adata.obs["batch"].isna().sum() == 4
+    ad.AnnData(obs=adata.obs, var=adata.var).write_h5ad(tmp_path / "b.h5ad")
+    assert list(ad.read_h5ad(tmp_path / "b.h5ad").obs["type"]) == ["x", "y"] * 6
+    make(tiny).write_ondisk_dataset(tmp_path / "a.h5ad", tmp_path / "set")
 
 
 # --- on the disk ----------------------------------------------------------------------------------
@@ -605,8 +623,7 @@ def test_indices_out_of_bounds_are_refused(tiny, tmp_path, name, array, value):
         for _ in StreamedCounts(path, None).chunks():
             pass
 
-    with pytest.raises((DataError, ValueError, IndexError, OSError)):
-        stream()
+    refused(stream, "indices are wrong|cannot be read")
 
 
 def bomb(path: Path, size: int) -> None:

@@ -13,7 +13,12 @@ A choice may follow the path: ``cells.h5mu#rna``. Files are taken for hostile: s
 """
 
 from .contents import Contents, Part, contents, is_data, open_file, stamp
+from .elements import plain
 from .limits import checked
 from .paths import join_part, split_part
+from .zarr_files import is_zarr
 
-__all__ = ["Contents", "Part", "checked", "contents", "is_data", "join_part", "open_file", "split_part", "stamp"]
+__all__ = [
+    "Contents", "Part", "checked", "contents", "is_data", "is_zarr", "join_part", "open_file", "plain", "split_part",
+    "stamp",
+]  # fmt: skip

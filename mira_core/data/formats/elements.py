@@ -7,6 +7,7 @@ from typing import Any
 
 import anndata as ad
 import h5py
+import numpy as np
 import pandas as pd
 
 from ...errors import DataError
@@ -45,6 +46,7 @@ def read_group(group: Any, sizes: Sizes, within: str = "", *, backed: bool, only
     for k in TABLES:
         if not isinstance(parts[k], pd.DataFrame):
             raise DataError(f"its {k} is not a table; write it anew with a current anndata")
+        parts[k] = plain(parts[k])
     if "X" in group:
         parts["X"] = read(group["X"])
     if "layers" in group:
@@ -53,8 +55,22 @@ def read_group(group: Any, sizes: Sizes, within: str = "", *, backed: bool, only
         parts |= {k: _readable(group[k], k, _members(sizes, f"{within}/{k}/")) for k in RESULTS if k in group}
         raw = group.get("raw")
         if hasattr(raw, "keys") and "X" in raw:  # some write that there is none
-            parts["raw"] = {"X": read(raw["X"]), **{k: ad.io.read_elem(raw[k]) for k in ("var", "varm") if k in raw}}
+            parts["raw"] = {"X": read(raw["X"]), "var": plain(ad.io.read_elem(raw["var"]))}
+            if "varm" in raw:
+                parts["raw"]["varm"] = ad.io.read_elem(raw["varm"])
     return ad.AnnData(**parts)
+
+
+def plain(table: pd.DataFrame) -> pd.DataFrame:
+    """Return it with its texts as objects, the kind that every anndata writes; of new files they are pandas's own."""
+    columns = {}
+    for name, column in table.items():
+        if isinstance(column.dtype, pd.StringDtype):
+            columns[name] = column.astype(object).where(column.notna(), np.nan)
+        elif isinstance(column.dtype, pd.CategoricalDtype) and isinstance(column.cat.categories.dtype, pd.StringDtype):
+            columns[name] = column.cat.rename_categories(column.cat.categories.astype(object))
+    table = table.assign(**columns) if columns else table
+    return table.set_axis(table.index.astype(object)) if isinstance(table.index.dtype, pd.StringDtype) else table
 
 
 def _members(sizes: Sizes, of: str) -> list[str]:

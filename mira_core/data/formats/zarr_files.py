@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,7 @@ def open_zarr(path: Path) -> tuple[Any, Sizes]:
     # Consolidated metadata are read as a whole, and one array of a newer zarr among them would close the store.
     if path.is_dir():
         group = zarr.open_group(LocalStore(path, read_only=True), mode="r", use_consolidated=False)
-        names = {p.parent.relative_to(path).as_posix() for m in NODES for p in path.rglob(m)}
+        names = set(_nodes(path))
     else:
         root, entries = _check_zip(path)
         group = zarr.open_group(ZipStore(path, mode="r"), path=root, mode="r", use_consolidated=False)
@@ -61,6 +64,23 @@ def open_zarr(path: Path) -> tuple[Any, Sizes]:
             head, _, tail = name.partition("uns/")
             unreadable += (head + "uns/" + tail.split("/")[0],)
     return group, {k: v for k, v in sizes.items() if not k[1:].startswith(unreadable)}
+
+
+def _nodes(root: Path) -> Iterator[str]:
+    """Name the groups and arrays of a folder, without a look at their chunks."""
+    n = 0
+    for where, folders, files in os.walk(root, followlinks=True):
+        if not set(files) & set(NODES):
+            continue
+        n += 1
+        if n > MOST_OBJECTS:
+            raise DataError(f"{root.name} holds more than {MOST_OBJECTS:,} arrays and groups")
+        yield Path(where).relative_to(root).as_posix()
+        is_array = ".zarray" in files or (
+            "zarr.json" in files and json.loads(Path(where, "zarr.json").read_bytes())["node_type"] == "array"
+        )
+        if is_array:
+            folders.clear()
 
 
 def _size(node: Any, at: str, name: str) -> Sizes:
