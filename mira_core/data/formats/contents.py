@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,11 +112,11 @@ def contents(path: str | Path) -> Contents:
             return _of_types("10x folder", *tenx.types_folder(files))
         if zarr_files.is_zarr(where):
             return _of_groups("zarr", zarr_files.open_zarr(where)[0])
-        file, _ = hdf5.open_hdf5(where)
+        file, sizes = hdf5.open_hdf5(where)
         with file:
             form = _form(file, where)
             if form == "10x h5":
-                return _of_types(form, *tenx.types_h5(file))
+                return _of_types(form, *tenx.types_h5(file, sizes))
             if form == "10x h5, version 2":
                 names = hdf5.genomes(file)
                 parts = (Part(n, len(file[n]["barcodes"]), len(file[n]["genes"])) for n in names)
@@ -183,7 +184,7 @@ def _open(path: Path, part: str | None, backed: bool, only_counts: bool) -> ad.A
 
 
 def _existing(path: Path) -> Path:
-    if not path.exists():
+    if not os.path.exists(path):
         raise DataError(f"there is no file {path}")
     if path.is_file() and path.name.lower().endswith(("matrix.mtx", "matrix.mtx.gz")):
         return path.resolve().parent if path.parent == Path() else path.parent

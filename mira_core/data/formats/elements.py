@@ -63,13 +63,12 @@ def read_group(group: Any, sizes: Sizes, within: str = "", *, backed: bool, only
 
 def plain(table: pd.DataFrame) -> pd.DataFrame:
     """Return it with its texts as objects, the kind that every anndata writes; of new files they are pandas's own."""
-    columns = {}
+    table = table.copy(deep=False)
     for name, column in table.items():
         if isinstance(column.dtype, pd.StringDtype):
-            columns[name] = column.astype(object).where(column.notna(), np.nan)
+            table[name] = column.astype(object).where(column.notna(), np.nan)
         elif isinstance(column.dtype, pd.CategoricalDtype) and isinstance(column.cat.categories.dtype, pd.StringDtype):
-            columns[name] = column.cat.rename_categories(column.cat.categories.astype(object))
-    table = table.assign(**columns) if columns else table
+            table[name] = column.cat.rename_categories(list(column.cat.categories))
     return table.set_axis(table.index.astype(object)) if isinstance(table.index.dtype, pd.StringDtype) else table
 
 

@@ -21,6 +21,8 @@ from .limits import TEXT, refuse_too_large
 
 MOST_OBJECTS = 100_000
 DEEPEST = 64
+SMALL = 2**32  # bytes of an array up to which it may hold nothing
+MOST_RATIO = 5_000  # of an array's bytes to those in the file; deflate's utmost is 1,032
 BLOCK_VALUES = 2**24  # of a dense matrix that are read at once
 
 Sizes = dict[str, int]
@@ -90,6 +92,11 @@ def _sizes(file: h5py.File, name: str) -> Sizes:
                 if node.is_virtual or node.external:
                     raise DataError(f"{name} keeps {at!r} in another file, and such files are not read; write it anew")
                 sizes[at] = int(node.size or 0) * (TEXT if node.dtype.hasobject else node.dtype.itemsize)
+                if sizes[at] > max(SMALL, MOST_RATIO * node.id.get_storage_size()):
+                    raise DataError(
+                        f"{name} holds {at!r}, which would be {sizes[at] / 1e9:,.0f} GB and takes up next to nothing "
+                        "in the file; it is damaged or meant to do harm"
+                    )
     return sizes
 
 
@@ -143,7 +150,8 @@ def read_loom(file: h5py.File, sizes: Sizes) -> Any:
     """
     import anndata as ad
 
-    refuse_too_large(Path(file.filename).name, sum(v for k, v in sizes.items() if "_attrs/" in k))
+    name, n_features = Path(file.filename).name, file["matrix"].shape[0]
+    refuse_too_large(name, sum(v for k, v in sizes.items() if "_attrs/" in k) + sizes["/matrix"] // max(1, n_features))
     obs, obsm = _attributes(file["col_attrs"], ("CellID", "obs_names", "Barcode", "barcode", "cell_id"))
     var, varm = _attributes(file["row_attrs"], ("Gene", "var_names", "gene_names", "Accession"))
     layers = {k: _transposed(v) for k, v in file.get("layers", {}).items()}

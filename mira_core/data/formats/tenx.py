@@ -24,7 +24,7 @@ from .hdf5 import Sizes, texts
 from .limits import checked, refuse_too_large
 
 MATRIX = re.compile(r"(?!\.)(.*)matrix\.mtx(\.gz)?")  # some put the sample's name before it
-LINE = 2_000  # bytes, at most, of a line of names
+LINE = 400  # bytes, at most, of a line of names
 ENTRY = 100  # bytes, at most, of a line of a matrix
 
 
@@ -34,9 +34,10 @@ ENTRY = 100  # bytes, at most, of a line of a matrix
 Types = dict[str | None, int]
 
 
-def types_h5(file: h5py.File) -> tuple[int, Types]:
+def types_h5(file: h5py.File, sizes: Sizes) -> tuple[int, Types]:
     """Return the number of cells, and of features by their type; None: they have none."""
     group = file["matrix"]
+    _refuse_too_large(file, sizes, "/matrix/features")
     n = len(group["features/id"])
     return len(group["barcodes"]), _sizes_of(_types(group["features"]), n)
 
@@ -44,6 +45,7 @@ def types_h5(file: h5py.File) -> tuple[int, Types]:
 def read_h5(file: h5py.File, sizes: Sizes, part: str | None) -> ad.AnnData:
     """Read cells x features of one type of features, counts in the file's own type."""
     group = file["matrix"]
+    _refuse_too_large(file, sizes, "/matrix")
     features = group["features"]
     n = len(features["id"])
     var = pd.DataFrame({"gene_ids": texts(features["gene_id" if "gene_id" in features else "id"])})
@@ -56,24 +58,29 @@ def read_h5(file: h5py.File, sizes: Sizes, part: str | None) -> ad.AnnData:
         if isinstance(node, h5py.Dataset) and node.shape == (n,):
             var[key] = node[()] if node.dtype.kind in "biuf" else texts(node)
     names = texts(features["name"]) if "name" in features else texts(features["id"])
-    return _assembled(_compressed(group, sizes), texts(group["barcodes"]), names, var, part)
+    return _assembled(_compressed(group), texts(group["barcodes"]), names, var, part)
 
 
 def read_h5_of_version_2(file: h5py.File, sizes: Sizes, genome: str) -> ad.AnnData:
     """Read cells x genes of one genome."""
     group = file[genome]
+    _refuse_too_large(file, sizes, f"/{genome}")
     ids = texts(group["genes"])
     names = texts(group["gene_names"]) if "gene_names" in group else ids
-    return _assembled(_compressed(group, sizes), texts(group["barcodes"]), names, pd.DataFrame({"gene_ids": ids}))
+    return _assembled(_compressed(group), texts(group["barcodes"]), names, pd.DataFrame({"gene_ids": ids}))
 
 
 def _types(features: h5py.Group) -> np.ndarray | None:
     return texts(features["feature_type"]) if "feature_type" in features else None
 
 
-def _compressed(group: h5py.Group, sizes: Sizes) -> sp.csr_matrix:
+def _refuse_too_large(file: h5py.File, sizes: Sizes, within: str) -> None:
+    size = sum(v for k, v in sizes.items() if k.startswith(within + "/"))
+    refuse_too_large(Path(file.filename).name, 2 * size)  # some is copied
+
+
+def _compressed(group: h5py.Group) -> sp.csr_matrix:
     n_features, n_cells = (int(v) for v in group["shape"][()])
-    refuse_too_large(Path(group.file.filename).name, 2 * sum(v for k, v in sizes.items() if k.startswith(group.name)))
     arrays = tuple(group[k][()] for k in ("data", "indices", "indptr"))
     if arrays[0].dtype.kind not in "biuf":
         raise DataError(f"counts must be numbers; got {arrays[0].dtype}")
@@ -172,6 +179,7 @@ def _features(path: Path, most: int) -> tuple[np.ndarray, pd.DataFrame]:
 
 def _table(path: Path, most: int) -> pd.DataFrame:
     limit = (most + 1000) * LINE
+    refuse_too_large(path.name, limit // 10)
     with _opened(path, limit) as f:
         return pd.read_csv(
             f, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE,
