@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import json
 import os
 import re
 import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import anndata as ad
+import pandas as pd
 
 from mira_core import jobs, processes
-from mira_core.data import anndata_io, describe
+from mira_core.data import describe, formats, on_disk, open_data
 from mira_core.data.demo import DEMOS, load_demo
 from mira_core.errors import DataError, JobError, MiraError
 from mira_core.files import write_json
 from mira_core.jobs import STATES
+from mira_core.safer import Retry, safer
 
 from .settings import Settings
+
+KEPT = ("embedding", "test_size", "learning_rate_curve", "recipe")  # parts of a specification that a rerun has too
 
 
 @dataclass(frozen=True)
@@ -34,13 +40,21 @@ class Source:
     Attributes
     ----------
     key
-        ``demo:NAME``, or ``FOLDER/path/below/it.h5ad`` with the folder's number; what the URL holds.
+        ``demo:NAME``, or ``FOLDER/path/below/it.h5ad`` with the folder's number, and ``#`` and the part of a file
+        of several data sets; what the URL holds.
     """
 
     key: str
     label: str
     bytes: int | None = None
     modified: float | None = None
+
+
+class Listing(NamedTuple):
+    """What is in a folder: further folders, and data sets."""
+
+    folders: list[Source]
+    sources: list[Source]
 
 
 @dataclass(frozen=True)
@@ -76,46 +90,100 @@ class Workspace:
     # --- data -----------------------------------------------------------------------------------
 
     def sources(self) -> list[Source]:
-        """List demos, then .h5ad files below the data folders."""
-        out = [Source(f"demo:{name}", text) for name, text in DEMOS.items()]
-        for number, root in enumerate(self.settings.data):
-            for path in sorted(root.rglob("*.h5ad")):
-                key = f"{number}/{path.relative_to(root).as_posix()}"
-                try:
-                    info = self.path_of(key).stat()
-                except (DataError, OSError):
-                    continue  # a link that leaves the folder, or a file that has just gone
-                out.append(Source(key, path.relative_to(root).as_posix(), info.st_size, info.st_mtime))
+        """List demos, then what can be opened below the data folders: an entry for each data set of a file."""
+        out = self._demos()
+        for number, root in enumerate(self.settings.folders):
+            if not root.is_dir():
+                continue  # it was there when the server started
+            for path in _data_below(root):
+                out += self._sources_of(number, path.relative_to(root).as_posix())
         return out
 
-    def path_of(self, key: str) -> Path:
-        """Return the file behind a key.
+    def _demos(self) -> list[Source]:
+        return [Source(f"demo:{name}", text) for name, text in DEMOS.items()]
+
+    def _sources_of(self, number: int, relative: str) -> list[Source]:
+        """Return an entry for each data set of one file or folder; none if it holds none."""
+        try:
+            resolved, _ = self._locate(f"{number}/{relative}")
+            modified, size = formats.stamp(resolved)
+            parts = _parts(resolved, modified, size)
+        except (DataError, OSError):
+            return []  # a link that leaves the folder, a file that has just gone, HDF5 that is no data
+        shown = None if formats.is_zarr(resolved) and resolved.is_dir() else size  # of its chunks: too slow
+        names = [formats.join_part(relative, part) for part in parts]
+        return [Source(f"{number}/{name}", name, shown, modified / 1e9) for name in names]
+
+    def browse(self, place: str = "") -> Listing:
+        """List one folder: ``""`` the data folders and the demos, else ``NUMBER/path/below/it``.
 
         Raises
         ------
         DataError
-            If it is not a file below one of the data folders, links resolved.
+            If it is not one of the data folders, or below one, links resolved.
         """
-        number, _, relative = key.partition("/")
+        if not place:
+            folders = [Source(str(i), root.name or str(root)) for i, root in enumerate(self.settings.data)]
+            if self.settings.uploads.is_dir():
+                folders.append(Source(str(len(folders)), "Uploads"))
+            return Listing(folders, self._demos())
+        number, _, relative = place.partition("/")
         try:
-            root = self.settings.data[int(number)].resolve(strict=True)
-            path = (root / relative).resolve(strict=True)
+            root = self.settings.folders[int(number)].resolve(strict=True)
+            folder = (root / relative).resolve(strict=True)
+            entries = sorted(folder.iterdir())
         except (ValueError, IndexError, OSError, RuntimeError):
-            raise DataError(f"there is no data set {key!r} in the data folders") from None
-        if not path.is_relative_to(root) or not path.is_file() or path.suffix != ".h5ad" or number.startswith("-"):
-            raise DataError(f"there is no data set {key!r} in the data folders")
+            raise DataError(f"there is no folder {place!r} in the data folders") from None
+        if not folder.is_relative_to(root) or number.startswith("-"):
+            raise DataError(f"there is no folder {place!r} in the data folders")
+        folders, sources = [], []
+        for path in entries:
+            if path.name.startswith(".") or not path.resolve().is_relative_to(root):
+                continue
+            name = f"{relative}/{path.name}" if relative else path.name
+            if formats.is_data(path) or _is_ondisk(path):
+                found = self._sources_of(int(number), name)
+                sources += [dataclasses.replace(s, label=s.label.removeprefix(f"{relative}/")) for s in found]
+            elif path.is_dir():
+                folders.append(Source(f"{number}/{name}", path.name))
+        return Listing(folders, sources)
+
+    def path_of(self, key: str) -> Path:
+        """Return the file or folder behind a key, without the part that the key may name.
+
+        Raises
+        ------
+        DataError
+            If it is not one below the data folders, links resolved, or it links to what is not.
+        """
+        path, _ = self._locate(key)
+        root = self.settings.folders[int(key.partition("/")[0])].resolve()
+        if path.is_dir() and not all(inner.resolve().is_relative_to(root) for inner in _links(path)):
+            raise DataError(f"there is no data set {key!r} in the data folders: it links to what is not in them")
         return path
 
+    def _locate(self, key: str) -> tuple[Path, str | None]:
+        number, _, relative = key.partition("/")
+        try:
+            root = self.settings.folders[int(number)].resolve(strict=True)
+            path, part = formats.split_part(root / relative)
+            path = path.resolve(strict=True)
+        except (ValueError, IndexError, OSError, RuntimeError):
+            raise DataError(f"there is no data set {key!r} in the data folders") from None
+        inside = path.is_relative_to(root) and not number.startswith("-")
+        if not inside or not (formats.is_data(path) or _is_ondisk(path)):
+            raise DataError(f"there is no data set {key!r} in the data folders")
+        return path, part
+
     def data_of(self, key: str) -> str:
-        """Return what a job calls this data set: ``demo:NAME`` or a path."""
-        return key if key.startswith("demo:") else str(self.path_of(key))
+        """Return what a job calls this data set: ``demo:NAME``, or a path, after which it may name a part."""
+        if key.startswith("demo:"):
+            return key
+        return formats.join_part(self.path_of(key), self._locate(key)[1])
 
     def describe(self, key: str) -> describe.Description:
         """Describe a data set; the answer is kept until its file changes."""
-        if key.startswith("demo:"):
-            return _describe(key, 0.0)
-        path = self.path_of(key)
-        return _describe(str(path), path.stat().st_mtime)
+        return _described(self.data_of(key))
 
     # --- jobs -----------------------------------------------------------------------------------
 
@@ -131,8 +199,15 @@ class Workspace:
             raise JobError(f"there is no job {key!r}")
         return self.jobs_folder / key
 
-    def submit(self, source: str, model: Mapping[str, Any], name: str | None = None) -> str:
+    def submit(self, source: str, model: Mapping[str, Any], name: str | None = None, **more: Any) -> str:
         """Write a job and start it as a process of its own, which outlives this server.
+
+        Parameters
+        ----------
+        source, model, name
+            Key of the data, options, and what to call it.
+        **more
+            Further parts of the specification, see `mira_core.jobs.write_spec`.
 
         Returns
         -------
@@ -140,10 +215,17 @@ class Workspace:
             The job's key.
         """
         name = name or source.removeprefix("demo:").rsplit("/", 1)[-1].removesuffix(".h5ad")
+        return self._submit(self.data_of(source), model, name, **more)
+
+    def _submit(self, data: str, model: Mapping[str, Any], name: str, **more: Any) -> str:
         slug = re.sub(r"[^\w]+", "-", name).strip("-")[:40] or "job"
         key = f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{secrets.token_hex(2)}"
         folder = self.jobs_folder / key
-        jobs.write_spec(folder, data=self.data_of(source), model=model, name=name)
+        jobs.write_spec(folder, data=data, model=model, name=name, **more)
+        self._start(key, folder)
+        return key
+
+    def _start(self, key: str, folder: Path) -> None:
         with open(folder / "log.txt", "ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "mira_core.run", str(folder)],
@@ -151,7 +233,85 @@ class Workspace:
                 env={**os.environ, **processes.ENVIRONMENT},
             )  # fmt: skip
         self._started[key] = process
-        return key
+
+    def resume(self, key: str) -> None:
+        """Go on with a job that was stopped or died, from its last checkpoint."""
+        folder = self.folder_of(key)
+        jobs.resume(folder)
+        self._start(key, folder)
+
+    def retry(self, key: str) -> Retry:
+        """Return what to change before a job that failed is tried again."""
+        spec, status = jobs.read_spec(self.folder_of(key)), jobs.read_status(self.folder_of(key))
+        data = spec["data"]
+        described = _described(data)
+        return safer(spec["model"], status.error, described.n_cells, described.n_features)
+
+    def rerun(self, key: str) -> str:
+        """Start a job anew: one that failed with safer options, any other as it was. Return the new key."""
+        folder = self.folder_of(key)
+        spec = jobs.read_spec(folder)
+        changes = self.retry(key).changes if jobs.read_status(folder).state == "failed" else {}
+        more = {k: spec[k] for k in KEPT if k in spec}
+        return self._submit(spec["data"], {**spec["model"], **changes}, spec["name"], **more)
+
+    # --- before a job ---------------------------------------------------------------------------
+
+    def test_learning_rates(self, source: str, model: Mapping[str, Any]) -> str:
+        """Start a range test; return its key."""
+        without = {k: v for k, v in model.items() if k not in ("min_learning_rate", "max_learning_rate")}
+        return self._submit(self.data_of(source), without, "learning rates", kind="range_test")
+
+    def is_of(self, key: str, source: str) -> bool:
+        """Tell whether a job is of this data set."""
+        return bool(jobs.read_spec(self.folder_of(key))["data"] == self.data_of(source))
+
+    def curve(self, key: str) -> dict[str, Any] | None:
+        """Return what a range test told, None if it told nothing."""
+        try:
+            values = json.loads((self.folder_of(key) / "result" / "curve.json").read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+        return values if isinstance(values, dict) else None
+
+    def estimate(self, source: str, model: Mapping[str, Any], test_size: float | None = None) -> str:
+        """Say how long a training would take and how much memory, after a few steps in a process of its own.
+
+        Raises
+        ------
+        JobError
+            If it cannot be told.
+        """
+        spec = {"data": self.data_of(source), "model": dict(model), "test_size": test_size}
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "mira_core.estimate", "-"], input=json.dumps(spec), capture_output=True,
+                text=True, check=False, timeout=300, env={**os.environ, **processes.ENVIRONMENT},
+            )  # fmt: skip
+            told = json.loads(done.stdout)
+        except (ValueError, subprocess.TimeoutExpired) as problem:
+            raise JobError(f"a few steps could not be taken: {problem}") from problem
+        if "error" in told:
+            raise JobError(told["error"]["message"])
+        minutes = told["seconds"] / 60
+        length = f"{told['seconds']:.0f} seconds" if minutes < 2 else f"{minutes:.0f} minutes"
+        if minutes > 120:
+            length = f"{minutes / 60:.1f} hours"
+        device = f" and {told['device_memory'] / 1e9:.1f} GB on the GPU" if told.get("device_memory") else ""
+        return (
+            f"About <b>{length}</b> on {told['device']}, {told['num_steps']:,} steps, "
+            f"<b>{told['memory'] / 1e9:.1f} GB</b> of memory{device}."
+        )
+
+    def differences(self, keys: Sequence[str]) -> pd.DataFrame:
+        """Return the options in which jobs differ, one row each; what was not given is left to recommendation."""
+        specs = [jobs.read_spec(self.folder_of(key)) for key in keys]
+        rows = {"data": [Path(s["data"]).name for s in specs]}
+        names = dict.fromkeys(name for s in specs for name in s["model"])
+        rows |= {name: [_told(s["model"].get(name)) for s in specs] for name in names}
+        labels = [s["name"] + time.strftime(" %H:%M:%S", time.localtime(s["created"])) for s in specs]
+        differ = {name: values for name, values in rows.items() if len(set(values)) > 1}
+        return pd.DataFrame([[name, *values] for name, values in differ.items()], columns=["option", *labels])
 
     def _reap(self) -> None:
         """Collect the processes that have ended; one that could not even begin is told as a failure."""
@@ -188,7 +348,7 @@ class Workspace:
         """Return label -> key of the jobs in these states, the newest first."""
         out: dict[str, str] = {}
         for job in self.jobs():
-            if job.status.state in only:
+            if job.status.state in only and job.spec.get("kind", "fit") == "fit":
                 out[job.label if job.label not in out else f"{job.label} · {job.key[-4:]}"] = job.key
         return out
 
@@ -213,11 +373,74 @@ class Workspace:
         return _cells(path, path.stat().st_mtime_ns)
 
 
+def _told(value: Any) -> str:
+    return "not given" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _described(data: str) -> describe.Description:
+    if data.startswith("demo:"):
+        return _describe(data, (0, 0))
+    return _describe(data, formats.stamp(formats.split_part(data)[0]))
+
+
 @functools.lru_cache(maxsize=32)
-def _describe(data: str, modified: float) -> describe.Description:
+def _describe(data: str, stamp: tuple[int, int]) -> describe.Description:
     if data.startswith("demo:"):
         return describe.describe(load_demo(data.removeprefix("demo:")))
-    return describe.describe(anndata_io.open_data(data, backed=True))
+    if not _is_ondisk(Path(data)):
+        return describe.describe(open_data(data, backed=True))
+    dataset = on_disk.OnDiskDataset(data)
+    written = dataset.manifest["options"]
+    told = ", ".join(f"{key}={value!r}" for key, value in written.items() if value is not None)
+    return dataclasses.replace(
+        describe.describe(dataset.table()),
+        layers=(describe.Layer(written["counts_layer"], ""),),  # its counts were checked when it was written
+        source=f"Written for training from the disk, for a model of {told}",
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _parts(path: Path, modified: int, size: int) -> tuple[str | None, ...]:
+    """Name the data sets of a file; one that is damaged is listed too, and says so when it is opened."""
+    if path.suffix == ".h5ad" or _is_ondisk(path):
+        return (None,)
+    try:
+        return tuple(formats.contents(path).names()) or (None,)
+    except DataError:
+        if path.suffix in (".h5", ".hdf5"):  # as many other things are
+            raise
+        return (None,)
+
+
+def _data_below(root: Path) -> Iterator[Path]:
+    """Yield files and folders that may be data, in order; links to folders are not followed."""
+    if not root.is_dir():
+        return
+    if formats.is_data(root) or _is_ondisk(root):
+        yield root
+        return
+    for path in sorted(root.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            if not path.is_symlink():
+                with contextlib.suppress(OSError):  # not ours to read
+                    yield from _data_below(path)
+        elif formats.is_data(path):
+            yield path
+
+
+def _is_ondisk(path: Path) -> bool:
+    return (path / on_disk.MANIFEST).is_file()
+
+
+def _links(folder: Path) -> Iterator[Path]:
+    with os.scandir(folder) as entries:  # which tells links without asking for each
+        for entry in entries:
+            if entry.is_symlink():
+                yield Path(entry.path)
+            elif entry.is_dir():
+                yield from _links(Path(entry.path))
 
 
 @functools.lru_cache(maxsize=4)

@@ -7,13 +7,19 @@ import os
 import signal
 import time
 
+import anndata as ad
+import h5py
 import pytest
+from scipy.io import mmwrite
 
 from mira_app.settings import Settings
 from mira_app.workspace import Workspace
 from mira_core import jobs
+from mira_core.data.formats import split_part
 from mira_core.data.simulate import simulate_expression
 from mira_core.errors import DataError, JobError, OptionError
+
+from ..helpers import make
 
 
 @pytest.fixture
@@ -154,3 +160,109 @@ def test_names_of_runs_make_safe_folders(workspace, monkeypatch):
     assert workspace.jobs()[0].spec["name"] == "../<b>Ünï / run</b>"
     workspace.submit("demo:simulated", {"feature_type": "expression"}, name="../<b>Ünï / run</b>")
     assert len(workspace.labels()) == 2  # also with one name in one second
+
+
+# --- every format ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def many(tmp_path) -> Workspace:
+    """Data sets in many formats, and files that are none."""
+    data = tmp_path / "data"
+    data.mkdir()
+    cells = simulate_expression(60, 30, 3, seed=1)
+    with h5py.File(data / "two.h5mu", "w") as f:
+        ad.io.write_elem(f, "mod/rna", cells)
+        ad.io.write_elem(f, "mod/<b>atac", cells[:, :20].copy())
+        ad.io.write_elem(f, "obs", cells.obs[[]])
+    with h5py.File(data / "molecule_info.h5", "w") as f:
+        f["count"] = [1]
+    cells.copy().write_zarr(data / "cells.zarr")
+    folder = data / "sample 1" / "filtered_feature_bc_matrix"
+    folder.mkdir(parents=True)
+    mmwrite(folder / "matrix.mtx", cells.X.T)
+    (folder / "barcodes.tsv").write_text("\n".join(cells.obs_names))
+    (folder / "genes.tsv").write_text("\n".join(f"{n}\t{n}" for n in cells.var_names))
+    make(cells, num_topics=3).write_ondisk_dataset(cells, data / "ondisk")
+    (data / "notes.txt").write_text("x")
+    (data / "cut.h5ad").write_bytes(b"\x89HDF\r\n\x1a\n")
+    (data / ".hidden").mkdir()
+    cells.write_h5ad(data / ".hidden" / "cells.h5ad")
+    return Workspace(Settings((data,), tmp_path / "workspace"))
+
+
+KEYS = ["0/cells.zarr", "0/ondisk", "0/sample 1/filtered_feature_bc_matrix", "0/two.h5mu#<b>atac", "0/two.h5mu#rna"]
+
+
+def test_each_data_set_of_any_format_is_one_entry(many):
+    listed = {s.key: s for s in many.sources() if not s.key.startswith("demo:")}
+    assert sorted(listed) == sorted([*KEYS, "0/cut.h5ad"])
+    assert listed["0/two.h5mu#rna"].label == "two.h5mu#rna"
+    assert [k for k, s in listed.items() if not s.bytes] == ["0/cells.zarr"]
+    with pytest.raises(DataError, match="cut.h5ad cannot be read"):
+        many.describe("0/cut.h5ad")
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_entry_is_described_and_named_for_a_job(many, key):
+    described = many.describe(key)
+    assert (described.n_cells, described.n_features) == (60, 20 if "atac" in key else 30)
+    assert described.counts_layer() is not None
+    path, part = split_part(many.data_of(key))
+    assert path == many.path_of(key)
+    assert part == (key.partition("#")[2] or None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["0/ondisk", "0/two.h5mu#<b>atac"])
+def test_a_job_of_any_entry_runs(many, key):
+    name = many.submit(key, {"feature_type": "expression", "num_topics": 3, "num_epochs": 2})
+    assert ended(many, name).state == "finished", many.log(name)
+    assert many.cells(name).n_obs == 60
+
+
+def test_a_folder_that_is_itself_the_data_is_an_entry(many, tmp_path):
+    here = Workspace(Settings((many.path_of("0/cells.zarr"),), tmp_path / "workspace"))
+    assert [s.key for s in here.sources()][2:] == ["0/."]
+    assert here.describe("0/.").n_cells == 60
+
+
+def test_no_part_and_no_link_leads_out_of_the_data_folders(many, tmp_path):
+    data = many.settings.data[0]
+    beside = tmp_path / "data-of-others"
+    folder = many.path_of("0/sample 1/filtered_feature_bc_matrix")
+    folder.rename(beside)
+    (data / "linked").symlink_to(beside)
+    partly = data / "partly"
+    partly.mkdir()
+    for name in ("matrix.mtx", "barcodes.tsv"):
+        (partly / name).write_bytes((beside / name).read_bytes())
+    (partly / "genes.tsv").symlink_to(beside / "genes.tsv")
+    chunk = next(p for p in (data / "cells.zarr" / "X").rglob("0*") if p.is_file())
+    chunk.rename(tmp_path / "chunk")
+    chunk.symlink_to(tmp_path / "chunk")
+    for key in (
+        "0/linked",
+        "0/partly",
+        "0/cells.zarr",
+        "0/../data-of-others",
+        "0/../data-of-others#x",
+        "0/two.h5mu#x/../../../data-of-others",
+        "0/sample 1",
+        "0/notes.txt",
+        "0/two.h5mu/x",
+        "0/#rna",
+    ):
+        with pytest.raises(DataError):
+            many.describe(key)
+        if "two.h5mu#" not in key:
+            with pytest.raises(DataError, match="there is no data set"):
+                many.path_of(key)
+    assert "0/linked" not in [s.key for s in many.sources()]
+
+
+def test_links_within_the_data_folders_are_followed(many):
+    data = many.settings.data[0]
+    (data / "again.h5mu").symlink_to(data / "two.h5mu")
+    assert "0/again.h5mu#rna" in [s.key for s in many.sources()]
+    assert many.describe("0/again.h5mu#rna").n_features == 30
