@@ -1,8 +1,9 @@
-"""The command line: ``mira fit``, ``mira tune``, ``mira worker``, and what others add (``mira serve``)."""
+"""The command line: ``mira fit``, ``resume``, ``lr-test``, ``tune``, ``worker``, and what others add (``serve``)."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from importlib.metadata import entry_points
@@ -13,7 +14,7 @@ import param
 
 from . import __version__, jobs, options, processes
 from .errors import MiraError
-from .records import EpochRecord, Record
+from .records import EpochRecord, RangeRecord, Record
 
 DATA = (
     "cells with raw counts: .h5ad, .h5mu, .loom, 10x .h5, .zarr, .zarr.zip, a 10x matrix folder, or a folder of "
@@ -27,6 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"mira {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_fit(commands)
+    _add_resume(commands)
+    _add_range_test(commands)
     _add_tune(commands)
     _add_worker(commands)
     for point in sorted(entry_points(group="mira.commands"), key=lambda p: p.name):
@@ -55,6 +58,8 @@ def add_fit_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("data", metavar="DATA", help=DATA)
     p.add_argument("-o", "--out", required=True, type=Path, metavar="FOLDER", help="new folder for the results")
     p.add_argument("--no-embedding", action="store_true", help="do not compute a UMAP at the end")
+    p.add_argument("--test-size", type=float, default=None, metavar="SHARE",
+                   help="hold out this share of the cells, and score them after each epoch")  # fmt: skip
     _add_options(p)
 
 
@@ -72,6 +77,51 @@ def _add_options(p: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> N
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     return {n: getattr(arguments, n) for n in options.names() if hasattr(arguments, n)}
+
+
+def _add_resume(commands: Any) -> None:
+    p = commands.add_parser(
+        "resume",
+        help="go on with a run that was stopped or died",
+        description="Go on with a run after the last epoch that its folder keeps, or from the start if there is none.",
+    )
+    p.add_argument("out", type=Path, metavar="FOLDER", help="of the run")
+    p.set_defaults(run=lambda arguments: _run(arguments.out))
+
+
+def _add_range_test(commands: Any) -> None:
+    from .training.range_options import RangeOptions
+
+    p = commands.add_parser(
+        "lr-test",
+        help="find the learning rates at which the loss falls",
+        description="Train a fresh model while the learning rate rises; the losses and the bounds go to a new folder.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    p.add_argument("data", metavar="DATA", help=DATA)
+    p.add_argument("-o", "--out", required=True, type=Path, metavar="FOLDER", help="new folder for the results")
+    for name, value in RangeOptions().to_dict().items():
+        p.add_argument(_flag(name), type=int if isinstance(value, int) else float, default=value, metavar="N",
+                       help="see get_learning_rate_bounds")  # fmt: skip
+    _add_options(p)
+    p.set_defaults(run=_test_range)
+
+
+def _test_range(arguments: argparse.Namespace) -> int:
+    from .training.range_options import RangeOptions
+
+    asked = {name: getattr(arguments, name) for name in RangeOptions().to_dict()}
+    given = _given(arguments)
+    jobs.write_spec(arguments.out, data=arguments.data, model=given, kind="range_test", range_test=asked)
+    if code := _run(arguments.out):
+        return code
+    told = json.loads((arguments.out / "result" / "curve.json").read_bytes())
+    for warning in told["warnings"]:
+        print(f"mira: {warning}", file=sys.stderr)
+    if told["bounds"] is None:
+        return 1
+    print("--min-learning-rate {:.3g} --max-learning-rate {:.3g}".format(*told["bounds"]))
+    return 0
 
 
 def _add_tune(commands: Any) -> None:
@@ -167,27 +217,41 @@ def _argument(name: str, declared: param.Parameter) -> dict[str, Any]:
 
 
 def _fit(arguments: argparse.Namespace) -> int:
+    jobs.write_spec(
+        arguments.out, data=arguments.data, model=_given(arguments), embedding=not arguments.no_embedding,
+        test_size=arguments.test_size,
+    )  # fmt: skip
+    return _run(arguments.out)
+
+
+def _run(folder: Path) -> int:
+    """Run a job with a progress bar; return the exit status."""
     from tqdm.auto import tqdm
 
     os.environ.update(processes.ENVIRONMENT)
 
     from .run import run_job
 
-    jobs.write_spec(arguments.out, data=arguments.data, model=_given(arguments), embedding=not arguments.no_embedding)
-    with tqdm(unit="epoch", disable=not sys.stderr.isatty()) as bar:
+    with tqdm(disable=not sys.stderr.isatty()) as bar:
 
-        def show(record: Record) -> None:
+        def show(record: Record | RangeRecord) -> None:
+            if bar.disable or not isinstance(record, EpochRecord | RangeRecord):
+                return
+            status = jobs.read_status(folder)
+            is_epoch = isinstance(record, EpochRecord)
+            bar.unit = "epoch" if is_epoch else "rate"
+            bar.total = bar.total or (status.num_epochs if is_epoch else status.num_steps)
+            bar.initial = bar.initial or status.resumed_epoch
+            bar.n = max(bar.n, bar.initial)
+            bar.update()
             if isinstance(record, EpochRecord):
-                status = jobs.read_status(arguments.out)
-                bar.total = bar.total or status.num_epochs
-                bar.update()
                 bar.set_postfix_str(record.progress(status.device or ""))
 
-        status = run_job(arguments.out, show)
+        status = run_job(folder, show)
     if status.state == "failed":
         print(f"mira: error: {status.error['message']}", file=sys.stderr)
         return 1
-    print(f"{status.state}: {arguments.out / 'result'}")
+    print(f"{status.state}: {folder / 'result'}")
     return 0
 
 

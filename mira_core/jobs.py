@@ -1,25 +1,33 @@
 """A job is a folder: what to do, what happened so far, and what came of it.
 
-=================  ==========================================================================================
-``job.json``       the specification: data, options of the model; written once
-``process.json``   host, pid and start time of the process that runs it
-``status.json``    state, stage, progress and heartbeat; replaced whole
-``records.jsonl``  the records of training, one JSON object a line, appended
-``log.txt``        what the process printed, if it was started detached
-``stop``           there if somebody asked it to stop
-``result/``        ``model.safetensors`` and ``cells.h5ad``
-=================  ==========================================================================================
+==========================  ========================================================================================
+``job.json``                the specification: kind, data, options of the model; written once
+``process.json``            host, pid and start time of the process that runs it
+``status.json``             state, stage, progress and heartbeat; replaced whole
+``records.jsonl``           the records of training or of the test, one JSON object a line, appended
+``checkpoint.safetensors``  where a training can be gone on from; a saved model, too
+``log.txt``                 what the process printed, if it was started detached
+``stop``                    there if somebody asked it to stop
+``result/``                 of a fit ``model.safetensors`` and ``cells.h5ad``, of a range test ``curve.json``
+==========================  ========================================================================================
+
+A job of kind ``fit`` trains a model; one of kind ``range_test`` finds learning rates for it. A fit that was stopped or
+died goes on where it was when it is run again.
 
 Reading a folder needs nothing but this module, and works while the job runs, after it, and after its death.
 """
 
 from __future__ import annotations
 
+import builtins
 import json
+import numbers
+import os
+import secrets
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +37,25 @@ from .data.formats import join_part, split_part
 from .errors import JobError
 from .files import write_json
 from .processes import SILENT_AFTER, is_alive, this_process
+from .training.range_options import RangeOptions
 
 FORMAT = 1
+KINDS = ("fit", "range_test")
 STATES = ("waiting", "running", "silent", "finished", "stopped", "failed", "died")
 ENDED = ("finished", "stopped", "failed", "died")
 
 
 def write_spec(
-    folder: Path, *, data: str, model: Mapping[str, Any], name: str | None = None, embedding: bool = True
+    folder: Path,
+    *,
+    data: str,
+    model: Mapping[str, Any],
+    name: str | None = None,
+    embedding: bool = True,
+    kind: str = "fit",
+    test_size: float | None = None,
+    learning_rate_curve: Mapping[str, Any] | None = None,
+    range_test: Mapping[str, Any] | None = None,
 ) -> None:
     """Create a job's folder.
 
@@ -52,16 +71,27 @@ def write_spec(
         What to call the job; by default the folder's name.
     embedding
         Whether to compute a UMAP of the topics at the end.
+    kind
+        ``"fit"``, or ``"range_test"`` to find learning rates.
+    test_size
+        Of a fit: share of the cells that are held out of the training, and scored after each epoch.
+    learning_rate_curve
+        Of a fit: what a range test left in ``result/curve.json``, to be saved with the model.
+    range_test
+        Of a range test: its options, as of `mira_core.training.range_options.RangeOptions`.
 
     Raises
     ------
     JobError
-        If the folder is in use or the data do not exist.
+        If the folder is in use, the data do not exist, or something does not go with the kind.
     OptionError
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise JobError(f"{folder} must not exist or be empty; choose another folder")
     checked = opt.validate_all(model)
+    extras = {"test_size": test_size, "learning_rate_curve": learning_rate_curve, "range_test": range_test}
+    extras = {key: value for key, value in extras.items() if value is not None}
+    _check_extras(kind, extras, checked)
     if data.startswith("demo:"):
         if data.removeprefix("demo:") not in DEMOS:
             raise JobError(f"there is no demo {data!r}; choose one of {', '.join('demo:' + d for d in DEMOS)}")
@@ -73,14 +103,40 @@ def write_spec(
     folder.mkdir(parents=True, exist_ok=True)
     spec = {
         "format": FORMAT,
-        "kind": "fit",
+        "kind": kind,
         "name": name or folder.name,
         "created": time.time(),
         "data": data,
         "model": checked,
         "embedding": embedding,
+        **extras,
     }
     write_json(folder / "job.json", spec)
+
+
+def _check_extras(kind: str, extras: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+    """Check what goes with a kind of job only."""
+    if kind not in KINDS:
+        raise JobError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
+    for key, of in (("test_size", "fit"), ("learning_rate_curve", "fit"), ("range_test", "range_test")):
+        if key in extras and kind != of:
+            raise JobError(f"{key} goes with jobs of kind {of!r} only; leave it out")
+    size = extras.get("test_size", 0.5)
+    if isinstance(size, bool) or not isinstance(size, numbers.Real) or not 0 < float(size) < 1:
+        raise JobError(f"test_size must be a share between 0 and 1; got {size!r}")
+    asked = extras.get("range_test", {})
+    if not isinstance(asked, Mapping):
+        raise JobError(f"range_test must hold options by name; got {asked!r}")
+    RangeOptions.from_dict(asked).checked(opt.is_codal(model))
+    if "learning_rate_curve" in extras:
+        from .training.range_test import LearningRateCurve
+
+        try:
+            LearningRateCurve.from_dict(extras["learning_rate_curve"])
+        except (KeyError, TypeError, ValueError):
+            raise JobError(
+                "learning_rate_curve must be the result of a range test that found where the loss falls; got another"
+            ) from None
 
 
 def read_spec(folder: Path) -> dict[str, Any]:
@@ -100,11 +156,13 @@ def read_spec(folder: Path) -> dict[str, Any]:
         raise JobError(f"{folder} is not a job: it has no job.json") from None
     except (ValueError, KeyError, TypeError) as problem:
         raise JobError(f"{folder}/job.json is damaged: {problem!r}") from problem
-    if not isinstance(found, int) or found > FORMAT or kind != "fit":
-        raise JobError(f"{folder}/job.json has format {found}, kind {kind!r}; this version knows 'fit' of {FORMAT}")
+    if not isinstance(found, int) or found > FORMAT or kind not in KINDS:
+        known = " and ".join(map(repr, KINDS))
+        raise JobError(f"{folder}/job.json has format {found}, kind {kind!r}; this version knows {known} of {FORMAT}")
     if not isinstance(data, str) or not isinstance(model, dict):
         raise JobError(f"{folder}/job.json is damaged: data must be text and model an object")
-    opt.validate_all(model)
+    checked = opt.validate_all(model)
+    _check_extras(kind, {k: spec[k] for k in ("test_size", "learning_rate_curve", "range_test") if k in spec}, checked)
     return spec
 
 
@@ -118,7 +176,19 @@ class Status:
         ``waiting``, ``running``, ``finished``, ``stopped``, ``failed``, or ``died`` (its process is gone without a
         word) or ``silent`` (it runs on another host, and its heart has not beaten for a minute).
     stage
-        What it is doing: ``reading``, ``training``, ``predicting``, ``embedding``.
+        What it is doing: ``reading``, ``training``, ``predicting``, ``embedding``; a range test: ``testing``.
+    kind
+        Of job.
+    step, num_steps
+        Steps done, and to do; of a range test learning rates.
+    n_cells, n_held_out
+        Cells that are trained on, and those held out.
+    started, training_started
+        When this process began, and its training.
+    resumed
+        How often it was gone on with.
+    resumed_step, resumed_epoch
+        Where it was last gone on with.
     error
         ``{"type", "message", "traceback"}`` if it failed.
     """
@@ -130,12 +200,17 @@ class Status:
     step: int = 0
     num_steps: int = 0
     n_cells: int = 0
+    n_held_out: int = 0
     device: str = ""
     started: float | None = None
     training_started: float | None = None
     ended: float | None = None
     heartbeat: float | None = None
     error: dict[str, str] = field(default_factory=dict)
+    kind: str = "fit"
+    resumed: int = 0
+    resumed_step: int = 0
+    resumed_epoch: int = 0
 
     @property
     def ended_already(self) -> bool:
@@ -144,10 +219,16 @@ class Status:
 
     def seconds_left(self) -> float | None:
         """Estimate the time that training still takes; None before its first step."""
-        if self.state != "running" or not self.step or not self.training_started or self.stage != "training":
+        done = self.step - self.resumed_step
+        if (
+            self.state != "running"
+            or done < 1
+            or not self.training_started
+            or self.stage not in ("training", "testing")
+        ):
             return None
         spent = (self.heartbeat or self.training_started) - self.training_started
-        return max(0.0, spent / self.step * (self.num_steps - self.step))
+        return max(0.0, spent / done * (self.num_steps - self.step))
 
 
 def read_status(folder: Path) -> Status:
@@ -193,8 +274,71 @@ def request_stop(folder: Path) -> None:
     (folder / "stop").touch()
 
 
-def claim(folder: Path) -> None:
-    """Make this process the one that runs the job; one that died before is begun anew.
+def why_not_resume(folder: Path) -> str:
+    """Say why a job cannot be gone on with; empty if it can."""
+    status = read_status(folder)
+    kind, message = status.error.get("type", ""), status.error.get("message", "")
+    if status.state == "finished":
+        return f"the job in {folder} has finished before; start a new one in another folder"
+    if status.state == "failed" and not _passes(kind):
+        hint = (
+            "with safer settings, such as a lower max_learning_rate" if kind == "TrainingError" else "without its cause"
+        )
+        return (
+            f"the job in {folder} has failed before, and would fail again: {message or 'nobody knows why'}. "
+            f"Start a new one in another folder, {hint}"
+        )
+    if status.state in ("waiting", "running", "silent"):
+        return f"the job in {folder} is {status.state}; there is nothing to go on with"
+    if status.kind == "range_test" and status.state == "stopped":
+        return f"the range test in {folder} was stopped before; start a new one in another folder"
+    return ""
+
+
+def _passes(kind: str) -> bool:
+    """Whether an error, by its name, is of the machine, and may not come again."""
+    error = getattr(builtins, kind, None)
+    return kind == "OutOfMemoryError" or (isinstance(error, type) and issubclass(error, MemoryError | OSError))
+
+
+def resume(folder: Path) -> None:
+    """Make a job that was stopped or died wait, to be run again: it goes on from its checkpoint.
+
+    A fit goes on after the last epoch that its checkpoint knows; without one it begins anew, as a range test does.
+
+    Raises
+    ------
+    JobError
+        If it cannot be gone on with, see `why_not_resume`.
+    """
+    path, aside = folder / "process.json", folder / f".process.{secrets.token_hex(4)}.json"
+    before = _read_json(path)
+    if why := why_not_resume(folder):
+        raise JobError(why)
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        if before is not None:  # there a moment ago
+            raise JobError(f"the job in {folder} is being started by another process") from None
+    else:
+        if _read_json(aside) != before:
+            os.rename(aside, path)
+            raise JobError(f"the job in {folder} is being started by another process")
+        aside.unlink()
+    (folder / "stop").unlink(missing_ok=True)
+    last = read_status(folder)
+    same = ("kind", "num_epochs", "num_steps", "n_cells", "n_held_out", "step", "epoch")
+    waiting = Status(**{name: getattr(last, name) for name in same}, resumed=last.resumed + 1)
+    write_json(folder / "status.json", asdict(waiting))
+
+
+def claim(folder: Path) -> Status:
+    """Make this process the one that runs the job; one that was stopped or died before is resumed.
+
+    Returns
+    -------
+    Status
+        Of the job that waits.
 
     Raises
     ------
@@ -202,14 +346,15 @@ def claim(folder: Path) -> None:
         If another living process has it, or it has ended before.
     """
     status = read_status(folder)
-    if status.state in ("finished", "stopped", "failed"):
-        raise JobError(f"the job in {folder} has {status.state} before; start a new one in another folder")
+    if status.state not in ("waiting", "running", "silent"):
+        resume(folder)
+        status = read_status(folder)
     path = folder / "process.json"
     for _ in range(2):
         try:
             with open(path, "x", encoding="utf-8") as f:
                 json.dump(this_process(), f)
-            return
+            return status
         except FileExistsError:
             other = _read_json(path)
             if other is None and time.time() - path.stat().st_mtime < SILENT_AFTER:
@@ -220,6 +365,18 @@ def claim(folder: Path) -> None:
                 ) from None
             path.unlink(missing_ok=True)
     raise JobError(f"the job in {folder} is being started by another process")
+
+
+def cut_records(folder: Path, epoch: int) -> None:
+    """Cut ``records.jsonl`` after the record of an epoch; what came later is done again."""
+    path, end = folder / "records.jsonl", 0
+    if not path.exists():
+        return
+    with open(path, "rb") as f:
+        for line in f:
+            if b'"kind": "epoch"' in line and line.endswith(b"\n") and json.loads(line)["epoch"] <= epoch:
+                end = f.tell()
+    os.truncate(path, end)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -95,7 +95,7 @@ class TopicModel(LearningRateModel):
         """
         self._check_trainable()
         cells = sources.training_cells(data, self.get_params())
-        return self.fit_cells(cells, None if test is None else self._test_cells(cells, test))
+        return self.fit_cells(cells, None if test is None else self.cells_to_test(cells, test))
 
     def fit_cells(
         self, cells: Cells, test: Cells | None = None, *, resumable: bool = False
@@ -116,7 +116,7 @@ class TopicModel(LearningRateModel):
                 fit.history.append(record)
             yield record
 
-    def _test_cells(self, cells: Cells, test: Data) -> Cells:
+    def cells_to_test(self, cells: Cells, test: Data) -> Cells:
         """Read cells to be scored by a model that is trained on others."""
         source = sources.open_source(test)
         return sources.cells_of_model(source, self.get_params(), cells.features, cells.endogenous, cells.coding)
@@ -178,7 +178,7 @@ class TopicModel(LearningRateModel):
             If these are not the cells and features that it was begun on.
         """
         cells = sources.training_cells(data, self.get_params())
-        records = self.resume_cells(cells, None if test is None else self._test_cells(cells, test))
+        records = self.resume_cells(cells, None if test is None else self.cells_to_test(cells, test))
         return self._listen(records, writer, progress)
 
     def resume_cells(self, cells: Cells, test: Cells | None = None) -> Generator[Record, None, None]:

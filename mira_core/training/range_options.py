@@ -6,7 +6,7 @@ import difflib
 import math
 import numbers
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from ..errors import OptionError
@@ -41,6 +41,10 @@ class RangeOptions:
     def trim(self) -> tuple[float, float]:
         """Both trims."""
         return self.lower_bound_trim, self.upper_bound_trim
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options by name."""
+        return asdict(self)
 
     def checked(self, codal: bool) -> RangeOptions:
         """Return them with an upper bound.
