@@ -1,4 +1,4 @@
-"""AnnData in, counts out; results in, AnnData out. The only room that knows anndata."""
+"""AnnData in, counts out; results in, AnnData out. Files become AnnData in `formats`."""
 
 from __future__ import annotations
 
