@@ -425,6 +425,40 @@ def test_an_array_that_claims_much_and_holds_nothing_is_refused(claims, backed):
     refused(lambda: open_data(claims, backed=backed), "holds '/X', which would be 1,000 GB")
 
 
+@pytest.mark.parametrize(
+    "how", [{}, {"chunks": (50,)}, {"compression": "gzip", "shuffle": True, "chunks": (64,)}, {"compression": "lzf"}]
+)
+def test_texts_that_stand_for_one_long_text_are_counted(tiny, tmp_path, how):
+    """A file of a megabyte can so ask for any memory; entries are copied, as HDF5's library would not write them."""
+    from mira_core.data.formats.hdf5 import open_hdf5
+
+    texts = [f"{'x' * (i % 7)}{i}" for i in range(200)]
+    with h5py.File(tmp_path / "a.h5", "w") as f:
+        f.create_dataset("x", data=np.array(texts, object), dtype=h5py.string_dtype(), **how)
+        f.create_dataset("y", data=np.arange(200))
+    file, sizes = open_hdf5(tmp_path / "a.h5")
+    file.close()
+    assert sizes == {"/x": 200 * limits.TEXT + sum(map(len, texts)), "/y": 1600}
+
+
+def test_a_long_text_that_is_repeated_without_end_is_refused(tiny, tmp_path):
+    tiny.write_h5ad(tmp_path / "a.h5ad")
+    with h5py.File(tmp_path / "a.h5ad", "a") as f:
+        x = f.create_dataset("uns/x", (1_000_000,), h5py.string_dtype())
+        x[0] = "y" * 1_000_000
+        x[1] = "z"
+        offset = x.id.get_offset()
+    with open(tmp_path / "a.h5ad", "r+b") as f:
+        f.seek(offset)
+        entry = f.read(16)
+        f.seek(offset)
+        f.write(entry * 1_000_000)
+    for backed in (False, True):
+        refused(
+            lambda backed=backed: open_data(tmp_path / "a.h5ad", backed=backed), "1,000.1 GB when it is read|would be"
+        )
+
+
 @pytest.mark.parametrize("name", WRITERS)
 def test_data_larger_than_memory_are_refused_or_stay_on_the_disk(tmp_path, monkeypatch, name):
     cells = make_cells(300, 500)

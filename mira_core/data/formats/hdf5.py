@@ -6,6 +6,8 @@ refused before anything of it is read, as are links within it, by which it could
 
 from __future__ import annotations
 
+import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,8 @@ from .limits import TEXT, refuse_too_large
 
 MOST_OBJECTS = 100_000
 DEEPEST = 64
+BLOCK_BYTES = 2**28
+ENTRY = 16  # bytes of an entry of any length, in the file
 SMALL = 2**32  # bytes of an array up to which it may hold nothing
 MOST_RATIO = 5_000  # of an array's bytes to those in the file; deflate's utmost is 1,032
 BLOCK_VALUES = 2**24  # of a dense matrix that are read at once
@@ -91,13 +95,59 @@ def _sizes(file: h5py.File, name: str) -> Sizes:
             elif isinstance(node, h5py.Dataset):
                 if node.is_virtual or node.external:
                     raise DataError(f"{name} keeps {at!r} in another file, and such files are not read; write it anew")
-                sizes[at] = int(node.size or 0) * (TEXT if node.dtype.hasobject else node.dtype.itemsize)
+                sizes[at] = int(node.size or 0) * (TEXT if node.dtype.hasobject else node.dtype.itemsize) + _long(node)
                 if sizes[at] > max(SMALL, MOST_RATIO * node.id.get_storage_size()):
                     raise DataError(
                         f"{name} holds {at!r}, which would be {sizes[at] / 1e9:,.0f} GB and takes up next to nothing "
                         "in the file; it is damaged or meant to do harm"
                     )
     return sizes
+
+
+def _long(node: h5py.Dataset) -> int:
+    """Bytes of texts of any length: many entries may stand for one long text, which is read for each of them."""
+    n, (text, other) = int(node.size or 0), (h5py.check_string_dtype(node.dtype), h5py.check_vlen_dtype(node.dtype))
+    if n * ENTRY > SMALL or not (other or (text and text.length is None)):
+        return 0
+    if node.chunks is None:
+        if (offset := node.id.get_offset()) is None:  # nothing is written, or it lies in the header
+            return 0
+        with open(node.file.filename, "rb") as f:
+            f.seek(offset)
+            blocks = [f.read(n * ENTRY)]
+    else:
+        found: list[tuple[int, ...]] = []
+        node.id.chunk_iter(lambda chunk: found.append(chunk.chunk_offset))
+        blocks = []
+        for at_chunk in found:
+            block = _unfiltered(node, *node.id.read_direct_chunk(at_chunk))
+            if block is None:
+                return _long_by_reading(node) if text else 0
+            blocks.append(block)
+    # An entry begins with the number of what it stands for, and goes on with where that is.
+    lengths = (np.frombuffer(b[: len(b) // ENTRY * ENTRY], "<u4")[:: ENTRY // 4].sum(dtype=np.int64) for b in blocks)
+    return int(sum(lengths)) * (1 if text else other.itemsize)
+
+
+def _long_by_reading(node: h5py.Dataset) -> int:
+    """As `_long`, reading so few texts at once that they fit even if each were as long as the file."""
+    step = max(1, min(1024, BLOCK_BYTES // os.path.getsize(node.file.filename)))
+    if node.ndim != 1 or len(node) // step > MOST_OBJECTS:
+        return 0
+    return sum(len(t) for start in range(0, len(node), step) for t in node[start : start + step])
+
+
+def _unfiltered(node: h5py.Dataset, mask: int, data: bytes) -> bytes | None:
+    """Undo what a chunk was compressed by; None if that is not gzip."""
+    size = int(np.prod(node.chunks)) * ENTRY
+    creation = node.id.get_create_plist()
+    applied = [i for i in range(creation.get_nfilters()) if not mask >> i & 1]  # HDF5 leaves out what does not suit
+    for name in (creation.get_filter(i)[0] for i in reversed(applied)):
+        if name == h5py.h5z.FILTER_DEFLATE:
+            data = zlib.decompressobj().decompress(data, size)
+        elif name != h5py.h5z.FILTER_FLETCHER32:
+            return None
+    return data
 
 
 def _link(group: h5py.Group, key: str) -> Any:
