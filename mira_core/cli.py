@@ -1,4 +1,4 @@
-"""The command line: ``mira fit``, ``resume``, ``lr-test``, ``tune``, ``worker``, and what others add (``serve``)."""
+"""The command line: ``mira fit``, ``resume``, ``estimate``, ``lr-test``, ``tune``, ``worker``, what others add."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_fit(commands)
     _add_resume(commands)
+    _add_estimate(commands)
     _add_range_test(commands)
     _add_tune(commands)
     _add_worker(commands)
@@ -87,6 +88,28 @@ def _add_resume(commands: Any) -> None:
     )
     p.add_argument("out", type=Path, metavar="FOLDER", help="of the run")
     p.set_defaults(run=lambda arguments: _run(arguments.out))
+
+
+def _add_estimate(commands: Any) -> None:
+    p = commands.add_parser(
+        "estimate",
+        help="tell what a training would take",
+        description="Take a few steps on some of the cells, and tell the time and memory that a training would take.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    p.add_argument("data", metavar="DATA", help=DATA)
+    p.add_argument("--test-size", type=float, default=None, metavar="SHARE", help="as of fit")
+    _add_options(p)
+    p.set_defaults(run=_estimate)
+
+
+def _estimate(arguments: argparse.Namespace) -> int:
+    os.environ.update(processes.ENVIRONMENT)
+
+    from .estimate import estimate_job
+
+    print(estimate_job({"data": arguments.data, "model": _given(arguments), "test_size": arguments.test_size}))
+    return 0
 
 
 def _add_range_test(commands: Any) -> None:

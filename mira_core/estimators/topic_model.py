@@ -22,6 +22,7 @@ from ..training import loop
 from ..training.range_test import LearningRateCurve
 from ..training.writers import as_writer
 from . import checkpoint
+from .estimating import Estimate, estimate
 from .fitted import FittedModel
 from .learning_rates import LearningRateModel
 
@@ -195,6 +196,29 @@ class TopicModel(LearningRateModel):
             )
         fit.network.to(self._training_device())
         return self._train(cells, test)
+
+    def estimate(self, data: Data | tuple[int, int], *, test_size: float | None = None) -> Estimate:
+        """Estimate what `fit` would take, by a few steps on some of the cells; the model stays as it is.
+
+        Parameters
+        ----------
+        data
+            As for `fit`, or the numbers of cells and of features that will be modelled.
+        test_size
+            Share of the cells that will be held out and scored.
+
+        Returns
+        -------
+        Estimate
+            ``seconds``, ``memory`` (bytes, of this process at its peak), ``device_memory`` (bytes, on a GPU), ...
+
+        Raises
+        ------
+        DataError, OptionError
+            As for `fit`.
+        """
+        self._check_trainable()
+        return estimate(self, data, test_size)
 
     # --- data sets ------------------------------------------------------------------------------
 
