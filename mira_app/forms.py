@@ -124,6 +124,12 @@ class Field:
         finally:
             self._quiet = False
 
+    def matches(self, words: str) -> bool:
+        """Tell whether the option's name, help or group has all of some words."""
+        name, group = self.name, self.declared.metadata["group"]
+        text = f"{name} {name.replace('_', ' ')} {group} {self.declared.doc}".lower()
+        return all(word in text for word in words.lower().split())
+
     def explain(self, option: ResolvedOption | None, problem: str) -> None:
         """Show where the value comes from, or what is wrong with it."""
         self.widget.error_state = bool(problem)
@@ -154,11 +160,16 @@ class ModelForm(param.Parameterized):
         Options that the user chose, as `make_model` takes them.
     problem
         What is wrong with them as a whole; empty if they make a model.
+    advanced
+        Whether all options are shown, or the basic ones and those that were given.
+    search
+        Words; if there are any, the options are shown whose name, help or group has them all.
     """
 
     given = param.Dict(default={})
     problem = param.String(default="")
     advanced = param.Boolean(default=False)
+    search = param.String(default="")
 
     def __init__(self, described: Description, **params: Any) -> None:
         super().__init__(**params)
@@ -169,6 +180,7 @@ class ModelForm(param.Parameterized):
         layer = described.counts_layer()
         if layer is not None and layer.name is not None:
             self.fields["counts_layer"].set(layer.name)
+        self.found = parts.empty("No option has these words", "Options that do not apply to this model are not shown.")
         self.groups = {g: pn.Column(sizing_mode="stretch_width", margin=0) for g in options.GROUPS}
         for group, box in self.groups.items():
             members = [f for f in self.fields.values() if f.declared.metadata["group"] == group]
@@ -177,7 +189,7 @@ class ModelForm(param.Parameterized):
             box.objects = [pmui.Typography(title, variant="subtitle2", margin=(12, 10, 0, 10)), grid]
         self.read()
 
-    @param.depends("advanced", watch=True)
+    @param.depends("advanced", "search", watch=True)
     def read(self) -> None:
         """Take what the fields say; tell beside each what is wrong."""
         given: dict[str, Any] = {}
@@ -212,30 +224,23 @@ class ModelForm(param.Parameterized):
         resolved: Mapping[str, ResolvedOption] = resolve(self.described.n_cells, self.described.n_features, given)
         for name, field in self.fields.items():
             applies = name in resolved
-            shown = self.advanced or field.declared.metadata["level"] == "basic" or name in given
-            field.view.visible = applies and (shown or name in problems)
+            shown = self.advanced or field.declared.metadata["level"] == "basic" or name in given or name in problems
+            field.view.visible = applies and (field.matches(self.search) if self.search.strip() else shown)
             field.explain(resolved.get(name), problems.get(name, ""))
+        self.found.visible = not any(f.view.visible for f in self.fields.values())
         for group, box in self.groups.items():
             box.visible = any(f.view.visible for f in self.fields.values() if f.declared.metadata["group"] == group)
         with param.parameterized.batch_call_watchers(self):
             self.given, self.problem = given, whole
 
     def __panel__(self) -> pn.viewable.Viewable:
-        return pn.Column(*self.groups.values(), sizing_mode="stretch_width", margin=0)
+        return pn.Column(self.found, *self.groups.values(), sizing_mode="stretch_width", margin=0)
 
-    def python(self, data: str) -> str:
-        """Return the Python that trains this model."""
-        read = (
-            f'adata = mira.data.load_demo("{data.removeprefix("demo:")}")'
-            if data.startswith("demo:")
-            else f"adata = anndata.read_h5ad({data!r})"
-        )
-        arguments = "".join(f"    {n}={v!r},\n" for n, v in self.given.items())
-        imports = "import mira_core as mira" if data.startswith("demo:") else "import anndata\nimport mira_core as mira"
-        return (
-            f"{imports}\n\n{read}\nmodel = mira.topics.make_model(\n    *adata.shape,\n{arguments})\n"
-            "model.fit(adata)\nmodel.predict(adata)\n"
-        )
+    def load(self, given: Mapping[str, Any]) -> None:
+        """Show these options and no others."""
+        for name, field in self.fields.items():
+            field.set(given.get(name))
+        self.read()
 
 
 @functools.cache

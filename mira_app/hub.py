@@ -16,12 +16,13 @@ from typing import Any
 
 from mira_core import jobs
 
+from .series import Series
+
 logger = logging.getLogger(__name__)
 
 PERIOD = 0.5  # seconds between two looks
 
-Records = list[dict[str, Any]]
-Listener = Callable[[Records, jobs.Status], None]
+Listener = Callable[[Series, jobs.Status], None]
 
 
 @dataclass
@@ -29,19 +30,22 @@ class _Followed:
     """A job that somebody looks at, and what has been read of it."""
 
     folder: Path
-    records: Records = field(default_factory=list)
+    series: Series = field(default_factory=Series)
     offset: int = 0
-    status: jobs.Status = field(default_factory=jobs.Status)
+    status: jobs.Status | None = None
     listeners: dict[int, tuple[Any, Listener]] = field(default_factory=dict)
+    waiting: set[int] = field(default_factory=set)  # listeners that have been told nothing yet
 
-    def read(self) -> tuple[Records, bool]:
-        """Return new records and whether the status changed."""
+    def read(self) -> bool:
+        """Read what is new; return whether there is anything."""
         # Status first: a job that has ended writes no record after it.
         status = jobs.read_status(self.folder)
+        if self.status is not None and status.resumed != self.status.resumed:  # it goes on from before where it was
+            self.series, self.offset = Series(), 0
         new, self.offset = jobs.read_records(self.folder, self.offset)
-        self.records += new
-        changed, self.status = status != self.status, status
-        return new, changed
+        self.series.append(new)
+        changed, self.status = bool(new) or status != self.status, status
+        return changed
 
 
 class Hub:
@@ -53,9 +57,13 @@ class Hub:
         self._lock = threading.Lock()
         self._next = 0
         self._thread: threading.Thread | None = None
+        self._wake = threading.Event()
 
     def follow(self, folder: Path, document: Any, listener: Listener) -> Callable[[], None]:
-        """Tell `listener` of all records so far, now, and from then on of new ones, in `document`'s turn.
+        """Tell `listener` of a job as soon as it is read, and from then on whenever something is new.
+
+        Reading is done elsewhere: a long training takes a second, in which nobody else must wait. `listener` is called
+        in `document`'s turn.
 
         Returns
         -------
@@ -64,17 +72,13 @@ class Hub:
         """
         with self._lock:
             followed = self._followed.setdefault(folder, _Followed(folder))
-            new, changed = followed.read()
-            if new or changed:
-                self._tell(followed, new)
             number = self._next = self._next + 1
-            so_far = list(followed.records)
             followed.listeners[number] = (document, listener)
-            status = followed.status
+            followed.waiting.add(number)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, daemon=True, name="mira-hub")
                 self._thread.start()
-        listener(so_far, status)
+        self._wake.set()
 
         def leave() -> None:
             with self._lock:
@@ -85,26 +89,33 @@ class Hub:
         return leave
 
     def _run(self) -> None:
-        wait = threading.Event()
         while True:
-            wait.wait(self.period)
             with self._lock:
                 if not self._followed:
                     self._thread = None
                     return
-                for followed in list(self._followed.values()):
-                    try:
-                        new, changed = followed.read()
-                    except OSError as problem:
-                        logger.warning("a job cannot be read: %s", problem)
-                        continue
-                    if new or changed:
-                        self._tell(followed, new)
+                followed = list(self._followed.values())
+            for f in followed:
+                try:
+                    changed = f.read()
+                except (OSError, ValueError) as problem:
+                    logger.warning("a job cannot be read: %s", problem)
+                    continue
+                self._tell(f, changed)
+            self._wake.wait(self.period)
+            self._wake.clear()
 
-    def _tell(self, followed: _Followed, new: Records) -> None:
-        for number, (document, listener) in list(followed.listeners.items()):
+    def _tell(self, followed: _Followed, changed: bool) -> None:
+        with self._lock:
+            told = dict(followed.listeners) if changed else {n: followed.listeners[n] for n in followed.waiting
+                                                             if n in followed.listeners}  # fmt: skip
+            followed.waiting.clear()
+        for number, (document, listener) in told.items():
             try:
-                document.add_next_tick_callback(functools.partial(listener, new, followed.status))
+                document.add_next_tick_callback(functools.partial(listener, followed.series, followed.status))
             except Exception:  # the session has gone
                 logger.debug("a session has gone", exc_info=True)
-                followed.listeners.pop(number, None)
+                with self._lock:
+                    followed.listeners.pop(number, None)
+                    if not followed.listeners:
+                        self._followed.pop(followed.folder, None)

@@ -90,15 +90,13 @@ def app() -> pmui.Page:
     workspace, hub = shared()
     session = Session(data="demo:pbmc700" if workspace.settings.demo else "")
     if pn.state.location is not None:
-        pn.state.location.sync(session, ["page", "data", "job", "colour"])
-    train = TrainPage(workspace, session, hub)
+        pn.state.location.sync(session, ["page", "data", "job", "test", "beside", "colour"])
+    closing = [DataPage(workspace, session), ModelPage(workspace, session, hub), TrainPage(workspace, session, hub)]
     pages: dict[str, Any] = {
-        "data": DataPage(workspace, session),
-        "model": ModelPage(workspace, session),
-        "train": train,
+        **dict(zip(PAGES, closing, strict=False)),
         "explore": ExplorePage(workspace, session),
     }
-    pn.state.on_session_destroyed(lambda _: train.close())
+    pn.state.on_session_destroyed(lambda _: [page.close() for page in closing])
 
     items = [{"label": name.capitalize(), "icon": ICONS[name]} for name in PAGES]
     menu = pmui.TabMenu(items=items, active=PAGES.index(session.page), color="primary", sx=MENU)

@@ -18,6 +18,10 @@ class Session(param.Parameterized):
         Key of the data set (`mira_app.workspace.Source`).
     job
         Key of the job.
+    test
+        Key of the learning-rate test.
+    beside
+        Keys of the jobs that it is compared with, separated by commas.
     colour
         What the cells are coloured by on the Explore page.
     """
@@ -25,4 +29,6 @@ class Session(param.Parameterized):
     page = param.Selector(objects=list(PAGES), default="data")
     data = param.String(default="")
     job = param.String(default="")
+    test = param.String(default="")
+    beside = param.String(default="")
     colour = param.String(default="")

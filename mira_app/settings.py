@@ -19,21 +19,36 @@ class Settings:
         Where jobs and their results are kept.
     demo
         Whether to open the demonstration data at the start.
+    upload_limit
+        Greatest size of a file that is uploaded, in bytes; 0: nothing may be uploaded.
     """
 
     data: tuple[Path, ...] = ()
     workspace: Path = field(default_factory=lambda: Path("mira-workspace").resolve())
     demo: bool = False
+    upload_limit: int = 20 * 10**9
+
+    @property
+    def uploads(self) -> Path:
+        """Where uploaded files are."""
+        return self.workspace / "uploads"
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Every folder whose files may be opened: the data folders, then that of the uploads."""
+        return (*self.data, self.uploads)
 
     @classmethod
     def from_environment(cls) -> Settings:
-        """Read MIRA_DATA (folders, separated as in PATH), MIRA_WORKSPACE and MIRA_DEMO."""
+        """Read MIRA_DATA (folders, separated as in PATH), MIRA_WORKSPACE, MIRA_DEMO and MIRA_UPLOAD_GB."""
         folders = [Path(p).resolve() for p in os.environ.get("MIRA_DATA", "").split(os.pathsep) if p]
         workspace = Path(os.environ.get("MIRA_WORKSPACE", "mira-workspace")).resolve()
-        return cls(tuple(folders), workspace, os.environ.get("MIRA_DEMO", "") == "1")
+        limit = int(float(os.environ.get("MIRA_UPLOAD_GB", "20")) * 1e9)
+        return cls(tuple(folders), workspace, os.environ.get("MIRA_DEMO", "") == "1", limit)
 
     def to_environment(self) -> None:
         """Set the variables that `from_environment` reads."""
         os.environ["MIRA_DATA"] = os.pathsep.join(map(str, self.data))
         os.environ["MIRA_WORKSPACE"] = str(self.workspace)
         os.environ["MIRA_DEMO"] = "1" if self.demo else ""
+        os.environ["MIRA_UPLOAD_GB"] = str(self.upload_limit / 1e9)

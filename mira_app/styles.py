@@ -30,6 +30,10 @@ HTML = {
     "number": f"""
         :host {{ color: {INK}; min-width: 90px; }} span {{ display: block; font-size: 11.5px; color: {MUTED}; }}
         b {{ font-size: 18px; font-weight: 500; font-variant-numeric: tabular-nums; }}""",
+    "numbers": f"""
+        :host {{ color: {INK}; }} .bk-clearfix {{ display: flex; flex-wrap: wrap; gap: 6px 24px; }}
+        div > div {{ min-width: 84px; }} span {{ display: block; font-size: 11.5px; color: {MUTED}; }}
+        b {{ font-size: 18px; font-weight: 500; font-variant-numeric: tabular-nums; }}""",
     "status": _BASE + ":host { font-variant-numeric: tabular-nums; } b { font-weight: 500; }",
     "table": _BASE + f"""
         :host {{ max-width: 100%; }}
@@ -63,14 +67,19 @@ def _grid(columns: str) -> str:
 # Layouts, as style sheets of the boxes that are laid out.
 GRID = _grid("repeat(auto-fill, minmax(min(230px, 100%), 1fr))")
 HALVES = _grid("repeat(auto-fit, minmax(min(440px, 100%), 1fr))")
-QUARTERS = (
-    _grid("repeat(4, minmax(0, 1fr))")
+THIRDS = (
+    _grid("repeat(3, minmax(0, 1fr))")
     + """
-    @media (max-width: 1300px) { :host { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; } }
+    @media (max-width: 1100px) { :host { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; } }
     @media (max-width: 640px) { :host { grid-template-columns: minmax(0, 1fr) !important; } }"""
 )
 WIDE_AND_NARROW = (
     _grid("minmax(0, 1.7fr) minmax(0, 1fr)")
     + """
     @media (max-width: 1100px) { :host { grid-template-columns: minmax(0, 1fr) !important; } }"""
+)
+NARROW_AND_WIDE = (
+    _grid("minmax(0, 1fr) minmax(0, 2.2fr)")
+    + """
+    @media (max-width: 1000px) { :host { grid-template-columns: minmax(0, 1fr) !important; } }"""
 )

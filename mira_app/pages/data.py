@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,8 +13,9 @@ import panel_material_ui as pmui
 from mira_core.data.describe import Column, Description
 
 from ..session import Session
-from ..styles import HALVES
-from ..workspace import Workspace
+from ..styles import HALVES, NARROW_AND_WIDE
+from ..widgets.upload import Upload
+from ..workspace import Listing, Source, Workspace
 from . import parts
 
 
@@ -27,64 +30,35 @@ class DataPage:
 
     def __init__(self, workspace: Workspace, session: Session) -> None:
         self.workspace, self.session = workspace, session
-        self.choice = pmui.Select(label="Data set", options={}, sizing_mode="stretch_width", searchable=True)
-        self.refresh = pmui.IconButton(icon="refresh", description="Look for new files")
+        self.browser = Browser(workspace, session)
         self.below = pn.Column(sizing_mode="stretch_width", margin=0)
         self.view = pn.Column(
             parts.title("Data", "Choose cells with raw counts. Files are read, never changed."),
-            pn.Row(self.choice, self.refresh, sizing_mode="stretch_width", max_width=760, margin=0),
-            self._where(),
-            self.below,
+            pn.Column(
+                self.browser.view, self.below, stylesheets=[NARROW_AND_WIDE], sizing_mode="stretch_width", margin=0
+            ),
             sizing_mode="stretch_width",
         )
-        self._list()
-        parts.on_click(self.refresh, self._list)
-        self.choice.param.watch(self._chosen, "value")
-        session.param.watch(self._follow, "data")
+        session.param.watch(lambda e: self._load(e.new), "data")
         self._load(session.data)
 
-    def _where(self) -> pn.viewable.Viewable:
-        folders = self.workspace.settings.data
-        text = (
-            "Files below " + ", ".join(str(p) for p in folders)
-            if folders
-            else "No data folder is open: start with <code>mira serve --data FOLDER</code> to see your own .h5ad files."
-        )
-        return parts.note(text)
-
-    def _list(self) -> None:
-        options = {"Choose …": ""}
-        for s in self.workspace.sources():
-            kind = "Demo: " if s.key.startswith("demo:") else ""
-            size = f" · {_size(s.bytes)}" if s.bytes is not None else ""
-            options[f"{kind}{s.label}{size}"] = s.key
-        if self.session.data not in options.values():
-            options[self.session.data] = self.session.data
-        self.choice.param.update(options=options, value=self.session.data)
-
-    def _chosen(self, event: Any) -> None:
-        if event.new != self.session.data:
-            self.session.data = event.new
-
-    def _follow(self, event: Any) -> None:
-        if event.new not in self.choice.options.values():
-            self._list()
-        self.choice.value = event.new
-        self._load(event.new)
+    def close(self) -> None:
+        """Forget what has not come whole."""
+        self.browser.close()
 
     def _load(self, key: str) -> None:
         if not key:
             self.below.objects = [
-                parts.empty("No data set is chosen", "Choose one above; the demos are real and small.")
+                parts.empty("No data set is chosen", "Choose a file or a demo; the demos are real and small.")
             ]
             return
         parts.load(self.below, lambda: self.workspace.describe(key), lambda described: self._show(key, described))
 
     def _show(self, key: str, described: Description) -> None:
         if key == self.session.data:
-            self.below.objects = self._shown(described)
+            self.below.objects = self._shown(key, described)
 
-    def _shown(self, d: Description) -> list[Any]:
+    def _shown(self, key: str, d: Description) -> list[Any]:
         go = pmui.Button(label="Set up a model", end_icon="arrow_forward", margin=(10, 10))
         parts.on_click(go, lambda: setattr(self.session, "page", "model"))
         counts = d.counts_layer()
@@ -98,6 +72,7 @@ class DataPage:
             columns=["layer", "holds"],
         )
         return [
+            parts.markup("note", f"<b>{parts.escape(label_of(key))}</b>", margin=(0, 12)),
             pn.FlexBox(
                 parts.figure_of("cells", f"{d.n_cells:,}"),
                 parts.figure_of("features", f"{d.n_features:,}"),
@@ -105,7 +80,7 @@ class DataPage:
                 parts.figure_of("columns of cells", str(len(d.obs))),
                 sizing_mode="stretch_width",
             ),
-            parts.note(d.source) if d.source else None,
+            parts.note(parts.escape(d.source)) if d.source else None,
             verdict,
             go,
             pn.Column(
@@ -118,8 +93,120 @@ class DataPage:
         ]
 
 
+class Browser:
+    """Folders of the server, one at a time, the demos, and a place to drop a file."""
+
+    def __init__(self, workspace: Workspace, session: Session) -> None:
+        self.workspace, self.session = workspace, session
+        self.place = ""
+        self._entries: dict[str, str] = {}  # label -> key
+        self.way = pmui.Breadcrumbs(items=[], margin=(4, 10), sizing_mode="stretch_width")
+        self.filter = pmui.TextInput(
+            label="Find", placeholder="part of a name", size="small", sizing_mode="stretch_width", margin=(8, 10, 0, 10)
+        )
+        self.list = pmui.MenuList(items=[], dense=True, sizing_mode="stretch_width", margin=0)
+        self.box = pn.Column(sizing_mode="stretch_width", margin=0, max_height=420, scroll=True)
+        self._listing = Listing([], [])
+        self._quiet = False
+        limit = workspace.settings.upload_limit
+        self.upload = Upload(
+            workspace.settings.uploads, limit, lambda path: parts.in_turn(functools.partial(self._uploaded, path)),
+            sizing_mode="stretch_width", margin=(8, 10),
+        )  # fmt: skip
+        self.upload.visible = limit > 0
+        self.view = parts.card(self.way, self.filter, self.box, self.upload)
+        self.list.on_click(lambda item: parts.in_turn(lambda: self._chosen(item)))
+        self.way.param.watch(lambda e: parts.in_turn(self._went), "active")
+        self.filter.param.watch(lambda e: self._draw(), "value_input")
+        self.go(session.data.rpartition("/")[0] if "/" in session.data else "")
+
+    def close(self) -> None:
+        """Forget an upload that has not come whole."""
+        self.upload.close()
+
+    def go(self, place: str) -> None:
+        """Show a folder."""
+        self.place = place
+        parts.load(self.box, lambda: self.workspace.browse(place), lambda listing: self._show(place, listing))
+
+    def _show(self, place: str, listing: Listing) -> None:
+        if place != self.place:
+            return
+        self._listing = listing
+        roots = {s.key: s.label for s in self.workspace.browse("").folders}
+        steps = [""]
+        if place:
+            number, _, below = place.partition("/")
+            steps.append(number)
+            for name in below.split("/") if below else []:
+                steps.append(f"{steps[-1]}/{name}")
+        self._steps = steps
+        names = ["Data"] + [Path(roots.get(s, s)).name if "/" not in s else s.rsplit("/", 1)[-1] for s in steps[1:]]
+        self._quiet = True
+        self.way.active = 0  # which must be one of the items at any time
+        self.way.items = [{"label": n} for n in names]
+        self.way.active = len(names) - 1
+        self._quiet = False
+        self._draw()
+
+    def _draw(self) -> None:
+        words = (self.filter.value_input or "").lower().split()
+        items = []
+        for source in self._listing.folders:
+            items.append((source, {"label": source.label, "icon": "folder"}))
+        for source in self._listing.sources:
+            items.append((source, {"label": source.label, "secondary": _about(source), "icon": _icon(source)}))
+        shown = [(s, item) for s, item in items if all(w in s.label.lower() for w in words)]
+        self._entries = {item["label"]: s.key for s, item in shown}
+        self.list.param.update(items=[item for _, item in shown], active=None)
+        nothing = parts.empty(
+            "Nothing to open here", "Files of these formats are shown: .h5ad, .h5mu, 10x, .zarr, .loom."
+        )
+        self.box.objects = [self.list if shown else nothing]
+        if not self.place and not self._listing.folders:
+            self.box.append(
+                parts.note("No data folder is open: start with <code>mira serve --data FOLDER</code>, or drop a file.")
+            )
+
+    def _chosen(self, item: dict[str, Any]) -> None:
+        key = self._entries.get(item.get("label", ""))
+        if key is None:
+            return
+        if item.get("icon") == "folder":
+            self.filter.param.update(value="", value_input="")
+            self.go(key)
+        else:
+            self.session.data = key
+
+    def _went(self) -> None:
+        at = self.way.active
+        at = at[0] if isinstance(at, tuple | list) else at
+        if not self._quiet and at is not None and self._steps[at] != self.place:
+            self.go(self._steps[at])
+
+    def _uploaded(self, path: Path) -> None:
+        number = len(self.workspace.settings.data)
+        self.go(str(number))
+        found = [s.key for s in self.workspace.browse(str(number)).sources if s.label.startswith(path.name)]
+        if found:
+            self.session.data = found[0]
+
+
+def label_of(key: str) -> str:
+    """Return a data set's name for people."""
+    return key.removeprefix("demo:") if key.startswith("demo:") else key.partition("/")[2]
+
+
+def _icon(source: Source) -> str:
+    return "science" if source.key.startswith("demo:") else "grid_on"
+
+
+def _about(source: Source) -> str:
+    return f"{_size(source.bytes)}" if source.bytes is not None else ""
+
+
 def _size(n: int) -> str:
-    return f"{n / 1e6:,.1f} MB" if n >= 1e5 else f"{n / 1e3:,.1f} kB"
+    return f"{n / 1e9:,.1f} GB" if n >= 1e9 else f"{n / 1e6:,.1f} MB" if n >= 1e5 else f"{n / 1e3:,.1f} kB"
 
 
 def _layer_name(name: str | None) -> str:
@@ -128,6 +215,5 @@ def _layer_name(name: str | None) -> str:
 
 def _columns(columns: tuple[Column, ...]) -> pd.DataFrame:
     return pd.DataFrame(
-        [(c.name, c.kind, c.n_unique, c.example) for c in columns],
-        columns=["name", "kind", "distinct", "for example"],
+        [(c.name, c.kind, c.n_unique, c.example) for c in columns], columns=["name", "kind", "distinct", "for example"]
     )

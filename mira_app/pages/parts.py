@@ -60,10 +60,18 @@ def _message(kind: str, text: str, more: str) -> pn.viewable.Viewable:
     return markup(kind, f'<div role="{role}">{html.escape(text)}{more}</div>', margin=(4, 10))
 
 
+escape = html.escape
+
+
 def figure_of(label: str, value: str) -> pn.viewable.Viewable:
     """One number with its label."""
     text = f"<span>{html.escape(label)}</span><b>{html.escape(value)}</b>"
     return markup("number", text, sizing_mode=None, margin=(4, 10))
+
+
+def figures_of(shown: list[tuple[str, str]]) -> str:
+    """Return the HTML of numbers with their labels, for ``markup("numbers")``, whose text changes as they do."""
+    return "".join(f"<div><span>{html.escape(label)}</span><b>{html.escape(value)}</b></div>" for label, value in shown)
 
 
 def table(heading: str, frame: pd.DataFrame) -> pn.viewable.Viewable:

@@ -1,20 +1,24 @@
-"""Train: watch a run, stop it, find it again."""
+"""Train: watch a run, beside others; stop it, go on with it, try it again."""
 
 from __future__ import annotations
 
 import dataclasses
+import io
 import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import panel as pn
 import panel_material_ui as pmui
 
 from mira_core import jobs
 from mira_core.errors import MiraError
 
-from ..figures.curves import TrainingCurves
-from ..hub import Hub, Records
+from ..figures.curves import DRAWN, TrainingCurves, at_step
+from ..hub import Hub
+from ..series import Series
 from ..session import Session
 from ..workspace import Workspace
 from . import parts
@@ -34,6 +38,8 @@ STAGES = {
     "predicting": "inferring topics",
     "embedding": "computing the embedding",
 }
+SETTLED = 100  # milliseconds
+SMOOTH = {"none": 0.0, "a little": 0.8, "more": 0.95, "much": 0.99}
 
 
 class TrainPage:
@@ -49,42 +55,65 @@ class TrainPage:
 
     def __init__(self, workspace: Workspace, session: Session, hub: Hub) -> None:
         self.workspace, self.session, self.hub = workspace, session, hub
-        self.status, self._reached = jobs.Status(), (0, 0)
+        self.status = jobs.Status()
         self.curves = TrainingCurves()
+        self.curves.pinned = self._show_pins
         self._leave: Callable[[], None] | None = None
+        self._beside: dict[str, Callable[[], None]] = {}
+        self._series: dict[str, Series] = {}
+        self._told_of = ""
         self.choice = pmui.Select(label="Run", options={}, sizing_mode="stretch_width", searchable=True)
+        self.compare = pmui.MultiChoice(
+            label="Compare with", options={}, sizing_mode="stretch_width", visual_size="small", max_items=8
+        )
         self.stop = pmui.Button(label="Stop", icon="stop", color="error", variant="outlined", visible=False)
+        self.resume = pmui.Button(label="Go on", icon="play_arrow", variant="outlined", visible=False,
+                                  description="Goes on from the last epoch that was saved")  # fmt: skip
+        self.again = pmui.Button(label="Run again", icon="replay", variant="outlined", visible=False)
         self.explore = pmui.Button(label="See the topics", end_icon="arrow_forward", visible=False)
         self.bar = pmui.LinearProgress(value=0, sizing_mode="stretch_width", margin=(4, 10))
         self.line = parts.markup("status", margin=(2, 12))
-        self.numbers = pn.FlexBox(sizing_mode="stretch_width")
+        self.numbers = parts.markup("numbers", margin=(2, 12))
         self.message = pn.Column(sizing_mode="stretch_width", margin=0)
+        self.smooth = pmui.Select(label="Smoothing", options=SMOOTH, value=0.0, width=130, size="small")
+        self.axis = pmui.Select(label="Axis", options=["steps", "epochs"], value="steps", width=110, size="small")
+        self.log = pmui.Switch(label="Losses on log axes", value=False)
+        self.unpin = pmui.Button(label="Remove pins", icon="push_pin", variant="text", size="small", visible=False)
+        self.csv = pmui.FileDownload(
+            callback=self._csv, filename="training.csv", label="CSV", icon="download", variant="text", size="small",
+            description="Every step of this run",
+        )  # fmt: skip
+        self.views = pn.FlexBox(
+            self.smooth, self.axis, self.log, self.csv, self.unpin, sizing_mode="stretch_width", align_items="center",
+            visible=False,
+        )  # fmt: skip
+        self.pins = pn.Column(sizing_mode="stretch_width", margin=0)
+        self.differences = pn.Column(sizing_mode="stretch_width", margin=0)
         self.below = pn.Column(
-            self.bar,
-            self.line,
-            self.numbers,
-            self.message,
-            self.curves.root,
-            sizing_mode="stretch_width",
-            margin=0,
-        )
+            self.bar, self.line, self.numbers, self.message, self.views, self.curves.root, self.pins,
+            self.differences, sizing_mode="stretch_width", margin=0,
+        )  # fmt: skip
         self.nothing = pn.Column(sizing_mode="stretch_width", margin=0)
         self.view = pn.Column(
             parts.title("Train", "A run goes on if you close this page or the server restarts."),
             pn.FlexBox(
-                pn.Column(self.choice, sizing_mode="stretch_width", max_width=620, margin=0),
-                self.stop,
-                self.explore,
-                sizing_mode="stretch_width",
-                align_items="center",
+                pn.Column(self.choice, sizing_mode="stretch_width", max_width=520, min_width=260, margin=0),
+                pn.Column(self.compare, sizing_mode="stretch_width", max_width=420, min_width=240, margin=0),
+                self.stop, self.resume, self.again, self.explore,
+                sizing_mode="stretch_width", align_items="center",
             ),
             self.nothing,
             self.below,
             sizing_mode="stretch_width",
-        )
-        parts.on_click(self.stop, self._stop)
+        )  # fmt: skip
+        parts.on_click(self.stop, lambda: self._try(self.workspace.stop))
+        parts.on_click(self.resume, lambda: self._try(self.workspace.resume))
+        parts.on_click(self.again, self._again)
         parts.on_click(self.explore, lambda: setattr(session, "page", "explore"))
+        parts.on_click(self.unpin, self.curves.unpin)
         self.choice.param.watch(self._chosen, "value")
+        self.compare.param.watch(lambda e: parts.in_turn(lambda: self._compare(e.new)), "value")
+        pn.bind(self._set_view, self.smooth, self.log, self.axis, watch=True)
         session.param.watch(lambda e: self._follow(e.new), "job")
         session.param.watch(self._shown, "page")
         # Followed once the browser has the page; what changes while it is being sent can be lost.
@@ -92,9 +121,13 @@ class TrainPage:
 
     def close(self) -> None:
         """Follow nothing any more."""
-        if self._leave is not None:
-            self._leave()
-            self._leave = None
+        for leave in (self._leave, *self._beside.values()):
+            if leave is not None:
+                leave()
+        self._leave = None
+        self._beside.clear()
+
+    # --- which run ------------------------------------------------------------------------------
 
     def _shown(self, *_: Any) -> None:
         if self.session.page != "train":
@@ -112,6 +145,9 @@ class TrainPage:
         if value not in options.values():
             options, value = {"Choose …": "", **options}, ""  # else the first would be chosen by itself
         self.choice.param.update(options=options, value=value)
+        others = {label: key for label, key in options.items() if key not in ("", self.session.job)}
+        kept = [key for key in self.session.beside.split(",") if key in others.values()]
+        self.compare.param.update(options=others, value=kept, disabled=not others)
 
     def _chosen(self, event: Any) -> None:
         if event.new and event.new != self.session.job:
@@ -120,18 +156,22 @@ class TrainPage:
     def _follow(self, key: str) -> None:
         self.close()
         self.curves.clear()
-        self.message.objects = []
-        self.numbers.objects = []
-        self.status, self._reached = jobs.Status(), (0, 0)
+        self._series.clear()
+        for box in (self.message, self.pins, self.differences):
+            box.objects = []
+        self.numbers.object = ""
+        self.status, self._told_of = jobs.Status(), ""
         self.nothing.visible, self.below.visible = not key, bool(key)
-        self.stop.visible = self.explore.visible = False
+        self.stop.visible = self.explore.visible = self.resume.visible = self.again.visible = False
+        self.views.visible = False
+        self.line.object = "<b>Reading the run …</b>"
+        self.bar.variant = "indeterminate"
         if not key:
             go = pmui.Button(label="Set up a model", end_icon="arrow_forward", margin=10)
             parts.on_click(go, lambda: setattr(self.session, "page", "model"))
             self.nothing.objects = [parts.empty("No run yet", "Set up a model and press Train; it appears here."), go]
             return
-        if key not in self.choice.options.values():
-            self._list()
+        self._list()
         try:
             folder = self.workspace.folder_of(key)
         except MiraError as problem:
@@ -140,28 +180,102 @@ class TrainPage:
             return
         if self.choice.value != key:
             self.choice.value = key
-        self._leave = self.hub.follow(folder, pn.state.curdoc, self._told)
 
-    def _told(self, records: Records, status: jobs.Status) -> None:
+        def begin() -> None:
+            if self.session.job == key and self._leave is None:
+                self._leave = self.hub.follow(folder, pn.state.curdoc, self._told)
+                self._compare(self.compare.value)
+
+        # The page may only now be on its way to the browser, and points must not overtake it.
+        pn.state.curdoc.add_timeout_callback(begin, SETTLED)
+
+    def _compare(self, keys: list[str]) -> None:
+        """Follow the runs that are drawn beside, as they may be running too."""
+        self.session.beside = ",".join(keys)
+        for key in [k for k in self._beside if k not in keys]:
+            self._beside.pop(key)()
+            self._series.pop(key, None)
+        for key in keys:
+            if key not in self._beside:
+                try:
+                    folder = self.workspace.folder_of(key)
+                except MiraError:
+                    continue
+
+                def told(series: Series, _: jobs.Status, key: str = key) -> None:
+                    if key in self._beside:
+                        self._series[key] = series
+                        self._draw_beside()
+
+                self._beside[key] = self.hub.follow(folder, pn.state.curdoc, told)
+        self._draw_beside()
+
+    def _draw_beside(self) -> None:
+        labels = {key: label for label, key in self.compare.options.items()}
+        self.curves.compare({k: (labels.get(k, k), s) for k, s in self._series.items()})
+        self.differences.objects = []
+        if self._series:
+            frame = self.workspace.differences([self.session.job, *self._series])
+            heading = "What differs" if len(frame) else "The same data and options; what differs is chance"
+            self.differences.objects = [parts.table(heading, frame)] if len(frame) else [parts.note(heading)]
+
+    # --- what it does ---------------------------------------------------------------------------
+
+    def _told(self, series: Series, status: jobs.Status) -> None:
         """Take what the hub has read; runs in this session's turn."""
-        if records:  # they are written more often than the status
-            last = records[-1]
-            self._reached = max(self._reached, (last["step"], last["epoch"]))
-        step, epoch = max(self._reached, (status.step, status.epoch))
-        self.status = status = dataclasses.replace(status, step=step, epoch=epoch)
-        self.curves.expect(status.num_steps)
-        self.curves.update(records)
+        if len(series.steps):  # they are written more often than the status
+            reached = (int(series.steps["step"][-1]), int(series.steps["epoch"][-1]))
+            step, epoch = max(reached, (status.step, status.epoch))
+            status = dataclasses.replace(status, step=step, epoch=epoch)
+        self.status = status
+        self.curves.expect(status.num_steps, status.num_epochs)
+        self.curves.update(series)
+        self.views.visible = len(series.steps) > 0
         running = status.state in ("running", "waiting")
         self.stop.visible = running and not self._asked_to_stop()
+        self.resume.visible = not running and not jobs.why_not_resume(self.workspace.folder_of(self.session.job))
+        self.again.visible = status.state in ("finished", "stopped", "failed", "died")
         self.explore.visible = status.state in ("finished", "stopped")
         self._progress(status)
-        last = next((r for r in reversed(records) if r["kind"] == "epoch"), None)
-        if last is not None:
-            self._numbers(status, last)
+        if len(series.epochs):
+            self._numbers(status, series)
+        self._explain(status)
+
+    def _explain(self, status: jobs.Status) -> None:
+        """Say what went wrong, and how trying again would differ; once for each state."""
+        if status.state == self._told_of:
+            return
+        self._told_of = status.state
+        self.again.label = "Try again" if status.state in ("failed", "died") else "Run again"
         if status.state == "failed":
-            self.message.objects = [parts.problem(status.error.get("message", ""), status.error.get("traceback", ""))]
+            told = [parts.problem(status.error.get("message", ""), status.error.get("traceback", ""))]
+            try:
+                told.append(parts.note(f"Try again uses {self.workspace.retry(self.session.job).why}."))
+            except MiraError as problem:  # the data have gone
+                self.again.visible = False
+                told.append(parts.note(parts.escape(f"It cannot be tried again: {problem}")))
+            self.message.objects = told
         elif status.state in ("died", "silent"):
             self.message.objects = [parts.problem(IN_WORDS[status.state] + ".", self.workspace.log(self.session.job))]
+        else:
+            self.message.objects = []
+
+    def _again(self) -> None:
+        try:
+            key = self.workspace.rerun(self.session.job)
+        except (MiraError, OSError) as problem:
+            self.message.objects = [parts.problem(str(problem))]
+            return
+        self.session.job = key
+
+    def _try(self, action: Callable[[str], None]) -> None:
+        try:
+            action(self.session.job)
+        except (MiraError, OSError) as problem:
+            self.message.objects = [parts.problem(str(problem))]
+            return
+        self.stop.visible = self.resume.visible = False
+        self._progress(self.status)
 
     def _asked_to_stop(self) -> bool:
         return (self.workspace.jobs_folder / self.session.job / "stop").exists()
@@ -186,34 +300,53 @@ class TrainPage:
             parts_of_line.append(f"on {s.device.upper() if s.device == 'cpu' else s.device}")
         self.line.object = " · ".join(parts_of_line)
 
-    def _numbers(self, s: jobs.Status, last: dict[str, Any]) -> None:
-        self.numbers.objects = [
-            parts.figure_of("loss, nats per cell", _fixed(last["loss"])),
-            parts.figure_of("distortion", _fixed(last["distortion"])),
-            parts.figure_of("rate", _fixed(last["rate"], 2)),
-            *([parts.figure_of("dependence", _fixed(last["dependence"], 2))] if last.get("dependence") else []),
-            parts.figure_of("cells per second", f"{last['cells_per_second']:,.0f}"),
-            parts.figure_of("seconds per epoch", f"{last['seconds']:.3g}"),
-            parts.figure_of("waiting for data", f"{last['waiting']:.0%}"),
-            *([parts.figure_of(f"{_kind(s.device)} in use", f"{use:.0%}")] if (use := last.get("device_use")) else []),
+    def _numbers(self, s: jobs.Status, series: Series) -> None:
+        last = {c: float(series.epochs[c][-1]) for c in series.epochs.names}
+        shown = [
+            ("loss, nats per cell", _fixed(last["loss"])),
+            *([("held-out loss", _fixed(last["held_out_loss"]))] if np.isfinite(last["held_out_loss"]) else []),
+            ("distortion", _fixed(last["distortion"])),
+            ("rate", _fixed(last["rate"], 2)),
+            *([("dependence", _fixed(last["dependence"], 2))] if last["dependence"] else []),
+            ("cells per second", f"{last['cells_per_second']:,.0f}"),
+            ("seconds per epoch", f"{last['seconds']:.3g}"),
+            ("waiting for data", f"{last['waiting']:.0%}"),
+            *([(f"{_kind(s.device)} in use", f"{use:.0%}")] if np.isfinite(use := last["device_use"]) else []),
+            *([("memory", f"{s.memory_mb:,.0f} MB")] if getattr(s, "memory_mb", None) else []),
         ]
+        self.numbers.object = parts.figures_of(shown)
 
-    def _stop(self) -> None:
-        try:
-            self.workspace.stop(self.session.job)
-        except (MiraError, OSError) as problem:
-            self.message.objects = [parts.problem(str(problem))]
-            return
-        self.stop.visible = False
-        self._progress(self.status)
+    # --- how it is looked at --------------------------------------------------------------------
+
+    def _set_view(self, smoothing: float, log: bool, axis: str) -> None:
+        def change() -> None:
+            self.curves.set_view(smoothing, log, axis == "epochs")
+            self.curves.expect(self.status.num_steps, self.status.num_epochs)
+
+        parts.in_turn(change)
+
+    def _show_pins(self) -> None:
+        pins = sorted(set(self.curves.pins))
+        self.unpin.visible = bool(pins)
+        rows = [at_step(self.curves.series, step) for step in pins]
+        frame = pd.DataFrame([[int(r["step"]), int(r["epoch"]), *(r[c] for c in DRAWN)] for r in rows],
+                             columns=["step", "epoch", *(c.replace("_", " ") for c in DRAWN)])  # fmt: skip
+        self.pins.objects = [parts.table("Pinned steps", frame)] if pins else []
+
+    def _csv(self) -> io.StringIO:
+        """Return every step of the run, not only those drawn."""
+        steps = self.curves.series.steps
+        frame = pd.DataFrame({c: steps[c] for c in steps.names}).astype({"step": int, "epoch": int})
+        self.csv.filename = f"{self.session.job}.csv"
+        return io.StringIO(frame.to_csv(index=False))
 
 
 def _kind(device: str | None) -> str:
     return "GPU" if device and device.startswith("cuda") else "CPU"
 
 
-def _fixed(value: float | None, digits: int = 1) -> str:
-    return "not finite" if value is None else f"{value:,.{digits}f}"
+def _fixed(value: float, digits: int = 1) -> str:
+    return f"{value:,.{digits}f}" if np.isfinite(value) else "not finite"
 
 
 def _duration(seconds: float) -> str:

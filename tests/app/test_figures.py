@@ -7,20 +7,34 @@ import pandas as pd
 import pytest
 
 from mira_app.figures.colours import categories
-from mira_app.figures.curves import MAX_POINTS, TrainingCurves
+from mira_app.figures.curves import MAX_POINTS, TrainingCurves, at_step
 from mira_app.figures.embedding import Embedding
+from mira_app.series import Series
 from mira_core.records import EpochRecord, StepRecord
 
 
 def steps(first: int, last: int) -> list[dict]:
-    return [StepRecord(s, 1, 10.0 / s, 8.0, 2.0, 0.5, 0.1, 0.9).to_dict() for s in range(first, last + 1)]
+    return [
+        StepRecord(s, 1 + (s - 1) // 10, 10.0 / s, 8.0, 2.0, 0.5, 0.1, 0.9).to_dict() for s in range(first, last + 1)
+    ]
 
 
-def test_curves_take_records_as_they_come():
-    curves = TrainingCurves()
+def series(n: int) -> Series:
+    out = Series()
+    out.append(steps(1, n))
+    return out
+
+
+def epoch(number: int, **values: float) -> dict:
+    return EpochRecord(number, 10 * number, 1.0, 0.8, 0.2, 0.5, 0.1, 0.9, 2.0, 100.0, 0.1).to_dict() | values
+
+
+def test_curves_take_points_as_they_come():
+    curves, points = TrainingCurves(), series(30)
     assert not curves.root.visible
-    curves.update(steps(1, 30))
-    curves.update([*steps(31, 40), EpochRecord(1, 40, 1.0, 0.8, 0.2, 0.5, 0.1, 0.9, 2.0, 100.0, 0.1).to_dict()])
+    curves.update(points)
+    points.append([*steps(31, 40), epoch(4)])
+    curves.update(points)
     assert list(curves.source.data["step"]) == list(range(1, 41))
     assert curves.source.data["loss"][-1] == pytest.approx(0.25)
     assert list(curves.epochs.data["step"]) == [40]
@@ -28,9 +42,10 @@ def test_curves_take_records_as_they_come():
 
 
 def test_long_trainings_are_thinned_evenly_and_keep_their_beginning():
-    curves = TrainingCurves()
+    curves, points = TrainingCurves(), Series()
     for first in range(1, 100_001, 1000):
-        curves.update(steps(first, first + 999))
+        points.append(steps(first, first + 999))
+        curves.update(points)
     shown = np.array(curves.source.data["step"])
     assert MAX_POINTS / 2 <= len(shown) <= MAX_POINTS
     assert len(set(np.diff(shown))) == 1
@@ -39,28 +54,145 @@ def test_long_trainings_are_thinned_evenly_and_keep_their_beginning():
     assert np.allclose(curves.source.data["loss"], 10.0 / shown)
 
 
+def test_where_it_is_zoomed_in_every_step_is_there_and_stays_as_it_grows():
+    curves, points = TrainingCurves(), series(50_000)
+    curves.update(points)
+    curves.show_window(20_000, 21_000)
+    within = [s for s in curves.source.data["step"] if 20_000 <= s < 21_000]
+    assert within == list(range(20_000, 21_000))
+    points.append(steps(50_001, 50_200))
+    curves.update(points)
+    assert [s for s in curves.source.data["step"] if 20_000 <= s < 21_000] == within
+    assert (np.diff(curves.source.data["step"]) > 0).all()
+    assert len(curves.source.data["step"]) < 2 * MAX_POINTS
+    curves.show_window(-10, 60_000)  # out again
+    assert len(curves.source.data["step"]) <= MAX_POINTS
+
+
 def test_a_longer_run_widens_the_axis_and_a_shorter_one_narrows_it():
     curves = TrainingCurves()
     for n in (50, 1000, 20):
         curves.clear()
-        curves.expect(n)
-        assert (curves._steps.start, curves._steps.end, curves._steps.bounds) == (0, n, (0, n))
+        curves.expect(n, 5)
+        assert (curves._x.start, curves._x.end) == (0, n)
 
 
 def test_the_step_axis_spans_the_whole_training_and_is_set_once():
     curves = TrainingCurves()
-    curves.expect(500)
-    assert (curves._steps.start, curves._steps.end) == (0, 500)
-    curves._steps.start, curves._steps.end = 100, 200  # somebody zooms
-    curves.expect(500)
-    curves.update(steps(1, 10))
-    assert (curves._steps.start, curves._steps.end) == (100, 200)
+    curves.expect(500, 50)
+    assert (curves._x.start, curves._x.end) == (0, 500)
+    curves._x.start, curves._x.end = 100, 200  # somebody zooms
+    curves.expect(500, 50)
+    curves.update(series(10))
+    assert (curves._x.start, curves._x.end) == (100, 200)
+
+
+def test_epochs_in_place_of_steps():
+    curves, points = TrainingCurves(), series(40)
+    points.append([epoch(1), epoch(2)])
+    curves.update(points)
+    curves.set_view(0.0, False, True)
+    curves.expect(40, 4)
+    assert curves._x.end == 4
+    assert list(curves.source.data["x"][[9, 39]]) == [1.0, 4.0]
+    assert list(curves.epochs.data["x"]) == [1.0, 2.0]
 
 
 def test_values_that_are_not_finite_leave_gaps():
+    curves, points = TrainingCurves(), Series()
+    points.append([StepRecord(1, 1, float("nan"), 8.0, 2.0, 0.5, 0.1, 0.9).to_dict()])
+    curves.update(points)
+    assert np.isnan(curves.source.data["loss"]).all()
+
+
+def legend(curves: TrainingCurves) -> list[str]:
+    """What the legend shows."""
+    return [i.label.value for i in curves.figures["loss"].legend[0].items if i.visible]
+
+
+def test_losses_on_log_axes():
+    curves, points = TrainingCurves(), series(30)
+    curves.update(points)
+    curves.compare({"a": ("first", series(20))})
+    curves.expect(500, 50)
+    curves._x.start, curves._x.end = 100, 200  # somebody zooms
+    curves.set_view(0.0, True, False)
+    assert list(curves.source.data["step"]) == list(range(1, 31))
+    assert legend(curves) == ["first", "each step", "mean of each epoch"]
+    assert (curves._x.start, curves._x.end, curves._x.reset_end) == (100, 200, 500)
+    types = {name: type(figure.yaxis[0]).__name__ for name, figure in curves.figures.items()}
+    assert [n for n, t in types.items() if t == "LogAxis"] == ["loss", "distortion", "rate", "dependence",
+                                                              "learning_rate"]  # fmt: skip
+
+
+def test_the_panel_of_dependence_is_there_for_codal_only():
     curves = TrainingCurves()
-    curves.update([StepRecord(1, 1, float("nan"), 8.0, 2.0, 0.5, 0.1, 0.9).to_dict()])
-    assert curves.source.data["loss"] == [None]
+    curves.update(series(5))
+    assert not curves.boxes["dependence"].visible
+    points = Series()
+    points.append([StepRecord(1, 1, 9.0, 8.0, 2.0, 0.5, 0.1, 0.9, dependence=0.3, dependence_weight=1.0).to_dict()])
+    curves.update(points)
+    assert curves.boxes["dependence"].visible
+
+
+def test_held_out_cells_have_a_line_once_there_are_any():
+    curves, points = TrainingCurves(), series(20)
+    points.append([epoch(1)])
+    curves.update(points)
+    assert legend(curves) == ["each step", "mean of each epoch"]
+    points = series(20)
+    points.append([epoch(1, held_out_loss=5.0)])
+    curves.update(points)
+    assert "held-out cells, after each epoch" in legend(curves)
+    assert all(r.visible for r in curves._held_out)
+    assert list(curves.epochs.data["held_out_loss"]) == [5.0]
+
+
+def test_other_runs_are_drawn_beside_and_keep_their_colours():
+    curves = TrainingCurves()
+    curves.update(series(20))
+    curves.compare({"a": ("first", series(30)), "b": ("second", series(5000))})
+    a, b = curves.beside[:2]
+    assert (len(a.source.data["x"]), len(b.source.data["x"]) <= 1000) == (30, True)
+    assert a.colour != b.colour
+    assert legend(curves)[:2] == ["first", "second"]
+    curves.compare({"b": ("second", series(60)), "c": ("third", series(7))})
+    assert [x.key for x in curves.beside[:3]] == ["c", "b", ""]
+    assert len(b.source.data["x"]) == 60
+    curves.compare({})
+    assert legend(curves) == ["each step", "mean of each epoch"]
+    assert not len(b.source.data["x"])
+
+
+def test_a_pin_stays_where_it_was_put():
+    curves, points = TrainingCurves(), series(40)
+    points.append([epoch(1)])
+    curves.update(points)
+    curves.pin(12.2)
+    assert curves.pins == [13]
+    assert at_step(points, 13)["loss"] == pytest.approx(10 / 13)
+    curves.set_view(0.9, False, True)
+    assert {s.location for _, s in curves._spans} == {1.3}
+    assert len(curves._spans) == len(curves.figures)
+    points.append(steps(41, 60))
+    curves.update(points)
+    assert curves.pins == [13]
+    curves.unpin()
+    assert curves._spans == []
+
+
+def test_smoothing_is_the_weighted_mean_of_what_came_before():
+    points = Series()
+    values = np.random.default_rng(0).normal(5, 1, 300)
+    values[17] = np.nan
+    for part in np.split(values, [1, 7, 150]):  # as it comes
+        points.append([{"kind": "step", "step": 1, "loss": v} for v in part])
+        points.smoothed("loss", 0.9)
+    got = points.smoothed("loss", 0.9)
+    for n in (0, 5, 17, 30, 299):
+        weights = 0.9 ** np.arange(n, -1, -1) * np.isfinite(values[: n + 1])
+        assert got[n] == pytest.approx(np.nansum(weights * values[: n + 1]) / weights.sum())
+    assert (points.smoothed("loss", 0.0) == values)[np.isfinite(values)].all()
 
 
 def test_cells_are_coloured_by_numbers_and_by_categories():

@@ -6,7 +6,7 @@ import pytest
 
 from mira_app import forms
 from mira_app.forms import ModelForm
-from mira_core import options
+from mira_core import notation, options
 from mira_core.data.describe import describe
 from mira_core.data.simulate import simulate_expression
 from mira_core.recommend import resolve
@@ -75,7 +75,7 @@ def test_the_python_shown_makes_the_same_model(form, adata, tmp_path):
     path = tmp_path / "with 'quotes'.h5ad"
     adata.write_h5ad(path)
     scope: dict = {}
-    exec(form.python(str(path)), scope)
+    exec(notation.to_python(str(path), form.given), scope)
     assert scope["model"].given == {"feature_type": "expression", **NEW}
     assert "X_topic_compositions" in scope["adata"].obsm
 

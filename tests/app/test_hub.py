@@ -40,21 +40,25 @@ def until(condition, seconds=5.0) -> bool:
     return condition()
 
 
-def test_each_session_gets_every_record_once_whenever_it_comes(tmp_path):
+def test_each_session_sees_every_point_once_whenever_it_comes(tmp_path):
     folder, hub = folder_with(tmp_path, 3), Hub(period=0.02)
-    early: list[int] = []
-    late: list[int] = []
-    leave = hub.follow(folder, Document(), lambda new, _: early.extend(r["step"] for r in new))
-    assert early == [1, 2, 3]  # at once
+    seen: dict[str, list[float]] = {"early": [], "late": []}
+
+    def listener(name):
+        return lambda series, _: seen.update({name: series.steps["step"].tolist()})
+
+    leave = hub.follow(folder, Document(), listener("early"))
+    assert until(lambda: seen["early"] == [1, 2, 3])
     append(folder, 4, 6)
-    assert until(lambda: early == [1, 2, 3, 4, 5, 6])
-    leave_late = hub.follow(folder, Document(), lambda new, _: late.extend(r["step"] for r in new))
+    assert until(lambda: seen["early"] == [1, 2, 3, 4, 5, 6])
+    leave_late = hub.follow(folder, Document(), listener("late"))
+    assert until(lambda: seen["late"] == [1, 2, 3, 4, 5, 6])  # though nothing is new
     append(folder, 7, 8)
-    assert until(lambda: late == list(range(1, 9)) and early == late)
+    assert until(lambda: seen["late"] == list(range(1, 9)) == seen["early"])
     leave()
     append(folder, 9, 9)
-    assert until(lambda: late[-1] == 9)
-    assert early[-1] == 8
+    assert until(lambda: seen["late"][-1] == 9)
+    assert seen["early"][-1] == 8
     leave_late()
     assert until(lambda: hub._thread is None)  # nobody looks: nobody reads
 
@@ -62,12 +66,13 @@ def test_each_session_gets_every_record_once_whenever_it_comes(tmp_path):
 def test_a_session_that_has_gone_is_forgotten_and_the_others_go_on(tmp_path):
     folder, hub = folder_with(tmp_path, 1), Hub(period=0.02)
     gone, seen = Document(), []
-    hub.follow(folder, gone, lambda new, _: None)
-    leave = hub.follow(folder, Document(), lambda new, _: seen.extend(r["step"] for r in new))
+    hub.follow(folder, gone, lambda series, _: None)
+    leave = hub.follow(folder, Document(), lambda series, _: seen.append(len(series.steps)))
+    assert until(lambda: seen == [1])
     gone.gone = True
     append(folder, 2, 2)
     assert until(lambda: seen == [1, 2])
-    assert len(hub._followed[folder].listeners) == 1
+    assert until(lambda: len(hub._followed[folder].listeners) == 1)
     leave()
 
 
@@ -75,7 +80,20 @@ def test_a_change_of_status_is_told_without_records(tmp_path):
     folder, hub = folder_with(tmp_path, 0), Hub(period=0.02)
     states: list[str] = []
     leave = hub.follow(folder, Document(), lambda _, status: states.append(status.state))
-    assert states == ["waiting"]
+    assert until(lambda: states == ["waiting"])
     (folder / "status.json").write_text(json.dumps({"state": "failed", "error": {"message": "no"}}))
     assert until(lambda: states[-1] == "failed")
+    leave()
+
+
+def test_a_run_that_is_gone_on_with_is_read_anew(tmp_path):
+    folder, hub = folder_with(tmp_path, 5), Hub(period=0.02)
+    (folder / "status.json").write_text(json.dumps({"state": "stopped"}))
+    seen: list[list[float]] = []
+    leave = hub.follow(folder, Document(), lambda series, _: seen.append(series.steps["step"].tolist()))
+    assert until(lambda: seen[-1:] == [[1, 2, 3, 4, 5]])
+    (folder / "records.jsonl").unlink()
+    append(folder, 1, 6)
+    (folder / "status.json").write_text(json.dumps({"state": "running", "resumed": 1}))
+    assert until(lambda: seen[-1] == [1, 2, 3, 4, 5, 6])
     leave()

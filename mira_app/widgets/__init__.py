@@ -1,0 +1,1 @@
+"""Widgets that stand alone: in a page, or in a notebook."""

@@ -1,0 +1,141 @@
+"""Browsing folders; comparing jobs, going on with them and trying them again."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from mira_app.settings import Settings
+from mira_app.workspace import Workspace
+from mira_core import jobs
+from mira_core.data.simulate import simulate_expression
+from mira_core.errors import DataError, JobError
+
+SMALL = {"feature_type": "expression", "num_topics": 3, "hidden": 8, "num_epochs": 2, "seed": 0}
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    data = tmp_path / "data"
+    (data / "deep" / "er").mkdir(parents=True)
+    simulate_expression(60, 30, 3, seed=1).write_h5ad(data / "deep" / "cells.h5ad")
+    (data / "notes.txt").write_text("no data")
+    return Workspace(Settings((data,), tmp_path / "workspace"))
+
+
+def ended(workspace: Workspace, key: str, seconds: float = 90) -> jobs.Status:
+    deadline = time.monotonic() + seconds
+    while True:
+        status = next(j.status for j in workspace.jobs() if j.key == key)
+        if status.ended_already or time.monotonic() > deadline:
+            return status
+        time.sleep(0.1)
+
+
+def labels(listing) -> tuple[list[str], list[str]]:
+    return [s.label for s in listing.folders], [s.label for s in listing.sources]
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+
+def test_folders_are_shown_one_at_a_time(workspace):
+    folders, demos = labels(workspace.browse())
+    assert folders == ["data"]
+    assert len(demos) == 2
+    assert labels(workspace.browse("0")) == (["deep"], [])
+    assert labels(workspace.browse("0/deep")) == (["er"], ["cells.h5ad"])
+    (found,) = workspace.browse("0/deep").sources
+    assert found.key == "0/deep/cells.h5ad"
+    assert workspace.describe(found.key).n_cells == 60
+
+
+def test_uploads_are_a_folder_as_soon_as_there_are_any(workspace):
+    workspace.settings.uploads.mkdir(parents=True)
+    simulate_expression(50, 30, 3, seed=1).write_h5ad(workspace.settings.uploads / "mine.h5ad")
+    assert labels(workspace.browse())[0] == ["data", "Uploads"]
+    (found,) = workspace.browse("1").sources
+    assert workspace.describe(found.key).n_cells == 50
+
+
+def test_no_folder_outside_can_be_looked_into(workspace, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    simulate_expression(50, 30, 3, seed=1).write_h5ad(outside / "secret.h5ad")
+    (workspace.settings.data[0] / "way").symlink_to(outside)
+    (workspace.settings.data[0] / "secret.h5ad").symlink_to(outside / "secret.h5ad")
+    assert labels(workspace.browse("0")) == (["deep"], [])
+    for place in ("0/way", "0/..", "0/../outside", "0//etc", "1/etc", "-1", "x", "7", "0/deep/cells.h5ad", "0/\0"):
+        with pytest.raises(DataError, match="there is no folder"):
+            workspace.browse(place)
+
+
+# --- jobs -----------------------------------------------------------------------------------------
+
+
+def job(workspace: Workspace, name: str, state: str = "finished", error: dict | None = None, **model) -> str:
+    """A job that is on the disk and has not run."""
+    folder = workspace.jobs_folder / name
+    jobs.write_spec(folder, data="demo:simulated", model={**SMALL, **model}, name=name, test_size=0.2)
+    (folder / "status.json").write_text(json.dumps({"state": state, "error": error or {}, "ended": time.time()}))
+    return name
+
+
+def test_what_differs_between_jobs_is_told_and_nothing_else(workspace):
+    a, b, c = job(workspace, "a"), job(workspace, "b", num_topics=9), job(workspace, "c", cost_beta=2.0)
+    frame = workspace.differences([a, b, c]).set_index("option")
+    assert list(frame.index) == ["num_topics", "cost_beta"]
+    assert frame.loc["num_topics"].tolist() == ["3", "9", "3"]
+    assert frame.loc["cost_beta"].tolist() == ["not given", "not given", "2.0"]
+    assert not len(workspace.differences([a, a]))
+
+
+def test_a_job_that_diverged_is_tried_again_with_safer_options(workspace):
+    error = {"type": "TrainingError", "message": "the loss is no longer finite"}
+    failed = job(workspace, "failed", "failed", error, max_learning_rate=0.3)
+    assert "a third of the learning rate (0.1)" in workspace.retry(failed).why
+    again = workspace.rerun(failed)
+    spec = jobs.read_spec(workspace.folder_of(again))
+    assert spec["model"] == {**SMALL, "max_learning_rate": pytest.approx(0.1)}
+    assert (spec["data"], spec["name"], spec["test_size"]) == ("demo:simulated", "failed", 0.2)
+    assert ended(workspace, again).state == "finished"
+
+
+def test_a_stopped_job_goes_on_where_it_was(workspace):
+    key = workspace.submit("demo:simulated", {**SMALL, "num_epochs": 400}, "long")
+    while jobs.read_status(workspace.folder_of(key)).epoch < 3:
+        time.sleep(0.1)
+    workspace.stop(key)
+    stopped = ended(workspace, key)
+    assert (stopped.state, stopped.epoch < 400) == ("stopped", True)
+    workspace.resume(key)
+    assert ended(workspace, key).state == "finished"
+    records, _ = jobs.read_records(workspace.folder_of(key))
+    assert [r["epoch"] for r in records if r["kind"] == "epoch"] == list(range(1, 401))
+    with pytest.raises(JobError, match="finished"):
+        workspace.resume(key)
+
+
+# --- before a job ---------------------------------------------------------------------------------
+
+
+def test_learning_rates_are_tested_in_a_process_and_the_curve_is_read(workspace):
+    key = workspace.test_learning_rates("demo:simulated", {**SMALL, "max_learning_rate": 0.2})
+    assert workspace.curve(key) is None
+    assert ended(workspace, key).state == "finished"
+    curve = workspace.curve(key)
+    assert len(curve["rates"]) > 20
+    assert curve["bounds"][0] < curve["bounds"][1]
+    assert workspace.is_of(key, "demo:simulated")
+    assert not workspace.is_of(key, "demo:pbmc700")
+    assert key not in workspace.labels().values()  # it is no run
+
+
+def test_time_and_memory_are_estimated(workspace):
+    told = workspace.estimate("demo:simulated", {**SMALL, "num_epochs": 100}, 0.1)
+    assert "steps" in told
+    assert "GB</b> of memory" in told
+    with pytest.raises(JobError, match="num_topics"):
+        workspace.estimate("demo:simulated", {**SMALL, "num_topics": 1})
