@@ -31,8 +31,8 @@ HTML = {
         :host {{ color: {INK}; min-width: 90px; }} span {{ display: block; font-size: 11.5px; color: {MUTED}; }}
         b {{ font-size: 18px; font-weight: 500; font-variant-numeric: tabular-nums; }}""",
     "numbers": f"""
-        :host {{ color: {INK}; }} .bk-clearfix {{ display: flex; flex-wrap: wrap; gap: 6px 24px; }}
-        div > div {{ min-width: 84px; }} span {{ display: block; font-size: 11.5px; color: {MUTED}; }}
+        :host {{ color: {INK}; }} section {{ display: flex; flex-wrap: wrap; gap: 6px 24px; }}
+        p {{ min-width: 84px; margin: 0; }} span {{ display: block; font-size: 11.5px; color: {MUTED}; }}
         b {{ font-size: 18px; font-weight: 500; font-variant-numeric: tabular-nums; }}""",
     "status": _BASE + ":host { font-variant-numeric: tabular-nums; } b { font-weight: 500; }",
     "table": _BASE + f"""

@@ -71,7 +71,8 @@ def figure_of(label: str, value: str) -> pn.viewable.Viewable:
 
 def figures_of(shown: list[tuple[str, str]]) -> str:
     """Return the HTML of numbers with their labels, for ``markup("numbers")``, whose text changes as they do."""
-    return "".join(f"<div><span>{html.escape(label)}</span><b>{html.escape(value)}</b></div>" for label, value in shown)
+    each = (f"<p><span>{html.escape(label)}</span><b>{html.escape(value)}</b></p>" for label, value in shown)
+    return f"<section>{''.join(each)}</section>"
 
 
 def table(heading: str, frame: pd.DataFrame) -> pn.viewable.Viewable:

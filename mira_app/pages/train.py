@@ -67,8 +67,7 @@ class TrainPage:
             label="Compare with", options={}, sizing_mode="stretch_width", visual_size="small", max_items=8
         )
         self.stop = pmui.Button(label="Stop", icon="stop", color="error", variant="outlined", visible=False)
-        self.resume = pmui.Button(label="Go on", icon="play_arrow", variant="outlined", visible=False,
-                                  description="Goes on from the last epoch that was saved")  # fmt: skip
+        self.resume = pmui.Button(label="Go on", icon="play_arrow", variant="outlined", visible=False)
         self.again = pmui.Button(label="Run again", icon="replay", variant="outlined", visible=False)
         self.explore = pmui.Button(label="See the topics", end_icon="arrow_forward", visible=False)
         self.bar = pmui.LinearProgress(value=0, sizing_mode="stretch_width", margin=(4, 10))
@@ -81,7 +80,6 @@ class TrainPage:
         self.unpin = pmui.Button(label="Remove pins", icon="push_pin", variant="text", size="small", visible=False)
         self.csv = pmui.FileDownload(
             callback=self._csv, filename="training.csv", label="CSV", icon="download", variant="text", size="small",
-            description="Every step of this run",
         )  # fmt: skip
         self.views = pn.FlexBox(
             self.smooth, self.axis, self.log, self.csv, self.unpin, sizing_mode="stretch_width", align_items="center",
