@@ -1,4 +1,4 @@
-"""The command line: ``mira fit``, ``resume``, ``estimate``, ``lr-test``, ``tune``, ``worker``, what others add."""
+"""The command line: ``mira inspect``, ``fit``, ``resume``, ``estimate``, ``lr-test``, ``tune``, and more."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 import param
 
 from . import __version__, jobs, options, processes
-from .errors import MiraError
+from .errors import DataError, MiraError, OptionError
+from .files import write_json
 from .records import EpochRecord, RangeRecord, Record
 
 DATA = (
@@ -27,6 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="mira", description="Topic models of single-cell counts.")
     parser.add_argument("--version", action="version", version=f"mira {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_inspect(commands)
     _add_fit(commands)
     _add_resume(commands)
     _add_estimate(commands)
@@ -41,6 +43,63 @@ def main(argv: list[str] | None = None) -> int:
     except MiraError as problem:
         print(f"mira: error: {problem}", file=sys.stderr)
         return 2
+
+
+def _add_inspect(commands: Any) -> None:
+    p = commands.add_parser(
+        "inspect",
+        help="tell what is wrong with data",
+        description="Look for what would harm a model of these cells, and tell what to do. Ends with 1 if there are "
+        "errors.",
+    )
+    p.add_argument("data", metavar="DATA", help=DATA)
+    p.add_argument("--json", action="store_true", help="print a JSON list of the findings")
+    p.add_argument("--write-recipe", type=Path, default=None, metavar="FILE",
+                   help="write the steps that mend what was found, to be edited and given to fit")  # fmt: skip
+    _add_recipe(p)
+    asked = ("feature_type", "counts_layer", "highly_variable_key", "categorical_covariates", "continuous_covariates")
+    for name in asked:
+        p.add_argument(_flag(name), dest=name, **_argument(name, options.parameter(name)))
+    p.set_defaults(run=_inspect)
+
+
+def _add_recipe(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--recipe", type=Path, default=None, metavar="FILE",
+                   help="JSON with steps to do to the cells first, see mira_core.data.Recipe")  # fmt: skip
+
+
+def _recipe(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    if arguments.recipe is None:
+        return None
+    from .data import Recipe
+
+    try:
+        text = arguments.recipe.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise OptionError(f"no recipe can be read from {arguments.recipe}: {problem}") from None
+    return Recipe.from_json(text).to_dict()
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from . import data
+    from .data.recipe import prepare
+    from .data.sources import is_ondisk
+
+    name = arguments.data
+    if is_ondisk(name):
+        raise DataError(f"{name} was written by write_ondisk_dataset, which checked it; inspect the file it came from")
+    demo = name.startswith("demo:")
+    cells = data.load_demo(name.removeprefix("demo:")) if demo else data.open_data(name, backed=True)
+    if (recipe := _recipe(arguments)) is not None:
+        cells = prepare(cells, data.Recipe.from_dict(recipe))
+    found = data.inspect(cells, **_given(arguments))
+    if arguments.write_recipe is not None:
+        write_json(arguments.write_recipe, data.Recipe.of(found).to_dict())
+    if arguments.json:
+        print(json.dumps([f.to_dict() for f in found], indent=1))
+    else:
+        print("\n".join(map(str, found)) or "nothing was found that would harm a model")
+    return int(any(f.severity == "error" for f in found))
 
 
 def _add_fit(commands: Any) -> None:
@@ -61,6 +120,7 @@ def add_fit_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--no-embedding", action="store_true", help="do not compute a UMAP at the end")
     p.add_argument("--test-size", type=float, default=None, metavar="SHARE",
                    help="hold out this share of the cells, and score them after each epoch")  # fmt: skip
+    _add_recipe(p)
     _add_options(p)
 
 
@@ -242,7 +302,7 @@ def _argument(name: str, declared: param.Parameter) -> dict[str, Any]:
 def _fit(arguments: argparse.Namespace) -> int:
     jobs.write_spec(
         arguments.out, data=arguments.data, model=_given(arguments), embedding=not arguments.no_embedding,
-        test_size=arguments.test_size,
+        test_size=arguments.test_size, recipe=_recipe(arguments),
     )  # fmt: skip
     return _run(arguments.out)
 

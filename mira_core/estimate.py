@@ -15,7 +15,7 @@ from typing import Any
 from .errors import JobError, MiraError
 from .estimators.estimating import COPIES_OF_A_JOB, Estimate, estimate, open_lightly
 from .estimators.topic_model import TopicModel
-from .run import open_source
+from .run import open_cells, open_source
 
 
 def estimate_job(spec: Mapping[str, Any]) -> Estimate:
@@ -24,7 +24,7 @@ def estimate_job(spec: Mapping[str, Any]) -> Estimate:
     Parameters
     ----------
     spec
-        ``data``, ``model``, and optionally ``test_size``, as in `mira_core.jobs.write_spec`.
+        ``data``, ``model``, and optionally ``test_size`` and ``recipe``, as in `mira_core.jobs.write_spec`.
 
     Raises
     ------
@@ -34,7 +34,10 @@ def estimate_job(spec: Mapping[str, Any]) -> Estimate:
         data, given = spec["data"], dict(spec["model"])
     except (KeyError, TypeError, ValueError):
         raise JobError("a specification must be an object with data and model") from None
-    source = open_source(data) if data.startswith("demo:") else open_lightly(data)
+    if spec.get("recipe") is not None:
+        source = open_cells(spec)
+    else:
+        source = open_source(data) if data.startswith("demo:") else open_lightly(data)
     model = TopicModel(*source.shape, **given)
     return estimate(model, source, spec.get("test_size"), COPIES_OF_A_JOB)
 

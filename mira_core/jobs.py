@@ -34,6 +34,7 @@ from typing import Any
 from . import options as opt
 from .data.demo import DEMOS
 from .data.formats import join_part, split_part
+from .data.recipe import Recipe
 from .errors import JobError
 from .files import write_json
 from .processes import SILENT_AFTER, is_alive, this_process
@@ -56,6 +57,7 @@ def write_spec(
     test_size: float | None = None,
     learning_rate_curve: Mapping[str, Any] | None = None,
     range_test: Mapping[str, Any] | None = None,
+    recipe: Recipe | Mapping[str, Any] | list[Any] | None = None,
 ) -> None:
     """Create a job's folder.
 
@@ -79,6 +81,9 @@ def write_spec(
         Of a fit: what a range test left in ``result/curve.json``, to be saved with the model.
     range_test
         Of a range test: its options, as of `mira_core.training.range_options.RangeOptions`.
+    recipe
+        Steps from the cells of the file to those of the training: a `mira_core.data.Recipe`, or what its ``to_dict``
+        returned.
 
     Raises
     ------
@@ -89,7 +94,12 @@ def write_spec(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise JobError(f"{folder} must not exist or be empty; choose another folder")
     checked = opt.validate_all(model)
-    extras = {"test_size": test_size, "learning_rate_curve": learning_rate_curve, "range_test": range_test}
+    extras: dict[str, Any] = {
+        "test_size": test_size,
+        "learning_rate_curve": learning_rate_curve,
+        "range_test": range_test,
+        "recipe": None if recipe is None else Recipe.from_dict(recipe).to_dict(),
+    }
     extras = {key: value for key, value in extras.items() if value is not None}
     _check_extras(kind, extras, checked)
     if data.startswith("demo:"):
@@ -128,6 +138,7 @@ def _check_extras(kind: str, extras: Mapping[str, Any], model: Mapping[str, Any]
     if not isinstance(asked, Mapping):
         raise JobError(f"range_test must hold options by name; got {asked!r}")
     RangeOptions.from_dict(asked).checked(opt.is_codal(model))
+    Recipe.from_dict(extras.get("recipe", []))
     if "learning_rate_curve" in extras:
         from .training.range_test import LearningRateCurve
 
@@ -162,7 +173,8 @@ def read_spec(folder: Path) -> dict[str, Any]:
     if not isinstance(data, str) or not isinstance(model, dict):
         raise JobError(f"{folder}/job.json is damaged: data must be text and model an object")
     checked = opt.validate_all(model)
-    _check_extras(kind, {k: spec[k] for k in ("test_size", "learning_rate_curve", "range_test") if k in spec}, checked)
+    extras = ("test_size", "learning_rate_curve", "range_test", "recipe")
+    _check_extras(kind, {k: spec[k] for k in extras if k in spec}, checked)
     return spec
 
 

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,6 +23,7 @@ from . import jobs
 from .data import loaders, sources
 from .data.anndata_io import obs_column
 from .data.demo import load_demo
+from .data.recipe import Recipe, prepare
 from .errors import CheckpointError, JobError, MiraError, OptionError
 from .estimators.topic_model import TopicModel, load_model
 from .files import write_json
@@ -87,7 +88,7 @@ def run_job(folder: Path, listen: Listener | None = None) -> jobs.Status:
 
 def _fit(folder: Path, spec: dict[str, Any], report: Reporter, requests: Requests, listen: Listener | None) -> None:
     report.update(stage="reading")
-    data = open_source(spec["data"])
+    data = open_cells(spec)
     model, begun = _model(folder, spec, data.shape)
     train, test = _held_out(data, model, spec.get("test_size"))
     cells = sources.training_cells(train, model.get_params())
@@ -129,6 +130,8 @@ def _fit(folder: Path, spec: dict[str, Any], report: Reporter, requests: Request
     model.save(folder / "result" / "model.safetensors")
     report.update(stage="predicting")
     cells_out = predict_cells(model, data)
+    if "recipe" in spec:
+        cells_out.uns["recipe"] = json.dumps(spec["recipe"])
     write_cells(folder, cells_out)
     if spec.get("embedding", True) and not stopped:
         report.update(stage="embedding")
@@ -141,7 +144,7 @@ def _test_range(
     folder: Path, spec: dict[str, Any], report: Reporter, requests: Requests, listen: Listener | None
 ) -> None:
     report.update(stage="reading")
-    data = open_source(spec["data"])
+    data = open_cells(spec)
     model = TopicModel(*data.shape, **spec["model"])
     asked = RangeOptions.from_dict(spec.get("range_test", {}))
     cells = sources.training_cells(data, model.get_params())
@@ -268,6 +271,14 @@ def open_source(data: str) -> ad.AnnData | sources.OnDiskDataset:
     if data.startswith("demo:"):
         return load_demo(data.removeprefix("demo:"))
     return sources.open_source(data)
+
+
+def open_cells(spec: Mapping[str, Any]) -> ad.AnnData | sources.OnDiskDataset:
+    """Open the data of a job, and do to it what its recipe says."""
+    data = spec["data"]
+    if spec.get("recipe") is None:
+        return open_source(data)
+    return prepare(open_source(data) if data.startswith("demo:") else data, Recipe.from_dict(spec["recipe"]))
 
 
 def predict_cells(model: TopicModel, data: sources.Data) -> ad.AnnData:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
-import scipy.sparse as sp
 
 from ..errors import DataError
+from .recover import recover_counts
 from .simulate import simulate_expression
 
 logger = logging.getLogger(__name__)
@@ -54,35 +54,12 @@ def _pbmc700() -> ad.AnnData:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the file is of an old anndata
         source = ad.read_h5ad(Path(scanpy.origin).parent / "datasets" / "10x_pbmc68k_reduced.h5ad")
-    counts = counts_from_log(sp.csr_array(source.raw.X))
+    counts = recover_counts(source.raw.X)
     names = source.raw.var_names
     obs = source.obs[["bulk_labels", "louvain", "phase"]].rename(columns={"bulk_labels": "cell_type"})
-    out = ad.AnnData(sp.csr_matrix(counts), obs=obs.copy())
+    out = ad.AnnData(counts, obs=obs.copy())
     out.var_names = names.astype(str)
     out.obs_names = source.obs_names.astype(str)
     out.var["highly_variable"] = np.isin(names, source.var_names[source.var["highly_variable"]])
     out.uns["source"] = DEMOS["pbmc700"]
     return out
-
-
-def counts_from_log(logged: sp.csr_array, tolerance: float = 0.2) -> sp.csr_array:
-    """Recover whole counts from log1p(count x scale of the cell).
-
-    The smallest non-zero value of a cell is taken for a count of one, which gives the cell's scale.
-
-    Raises
-    ------
-    DataError
-        If a recovered value is further than `tolerance` from a whole number.
-    """
-    x = sp.csr_array(logged, dtype=np.float64, copy=True)
-    x.eliminate_zeros()
-    if (np.diff(x.indptr) == 0).any():
-        raise DataError("counts cannot be recovered: a cell has no value above zero")
-    x.data = np.expm1(x.data)
-    x.data /= np.repeat(np.minimum.reduceat(x.data, x.indptr[:-1]), np.diff(x.indptr))
-    whole = np.rint(x.data)
-    if (off := np.abs(x.data - whole).max()) > tolerance:
-        raise DataError(f"counts cannot be recovered: a value is {off:.2f} from a whole number")
-    x.data = whole
-    return x.astype(np.int32)

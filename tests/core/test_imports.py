@@ -123,7 +123,9 @@ def test_the_public_names_are_exactly_these():
         "BayesianTuner", "Recommendation", "Redis", "TensorBoardWriter", "TopicModel", "Writer",
         "gradient_tune", "load_model", "make_model", "plot_topic_contributions", "recommend_parameters",
     ]  # fmt: skip
-    assert sorted(mira_core.data.__all__) == ["load_demo", "open_data", "simulate_expression"]
+    assert sorted(mira_core.data.__all__) == [
+        "Finding", "Recipe", "inspect", "load_demo", "open_data", "qc", "simulate_expression",
+    ]  # fmt: skip
     for package in (mira_core, mira_core.topics, mira_core.data):
         for name in package.__all__:
             assert getattr(package, name).__name__.split(".")[-1] == name

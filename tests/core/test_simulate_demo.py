@@ -90,21 +90,3 @@ def test_the_bundled_cells_are_seven_hundred_with_whole_counts():
 def test_an_unknown_demo_is_refused_with_the_list():
     with pytest.raises(DataError, match="no demo 'nothing'; choose one of pbmc700, simulated"):
         load_demo("nothing")
-
-
-def test_counts_are_recovered_from_their_rounded_logarithm():
-    rng = np.random.default_rng(0)
-    x = rng.poisson(rng.gamma(0.3, 3, (60, 90)))
-    x[:, 0] = 1  # the scale of a cell is told by a count of one
-    logged = np.round(np.log1p(x * rng.uniform(0.5, 20, (60, 1))), 3)
-    assert np.array_equal(demo.counts_from_log(sp.csr_array(logged)).toarray(), x)
-
-
-def test_values_that_are_no_multiples_are_not_rounded_to_counts():
-    with pytest.raises(DataError, match="a value is 0.50 from a whole number"):
-        demo.counts_from_log(sp.csr_array(np.log1p([[1.0, 2.5], [1.0, 1.0]])))
-
-
-def test_a_cell_without_values_cannot_be_recovered():
-    with pytest.raises(DataError, match="a cell has no value above zero"):
-        demo.counts_from_log(sp.csr_array(np.array([[1.0, 2.0], [0.0, 0.0]])))
