@@ -1,8 +1,9 @@
-"""The command line: ``mira inspect``, ``fit``, ``resume``, ``estimate``, ``lr-test``, ``tune``, and more."""
+"""The command line: ``mira inspect``, ``fit``, ``resume``, ``predict``, ``lr-test``, ``tune``, and more."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 import param
 
 from . import __version__, jobs, options, processes
-from .errors import DataError, MiraError, OptionError
+from .errors import MiraError, OptionError
 from .files import write_json
 from .records import EpochRecord, RangeRecord, Record
 
@@ -31,8 +32,10 @@ def main(argv: list[str] | None = None) -> int:
     _add_inspect(commands)
     _add_fit(commands)
     _add_resume(commands)
+    _add_predict(commands)
     _add_estimate(commands)
     _add_range_test(commands)
+    _add_gradient_tune(commands)
     _add_tune(commands)
     _add_worker(commands)
     for point in sorted(entry_points(group="mira.commands"), key=lambda p: p.name):
@@ -83,13 +86,9 @@ def _recipe(arguments: argparse.Namespace) -> dict[str, Any] | None:
 def _inspect(arguments: argparse.Namespace) -> int:
     from . import data
     from .data.recipe import prepare
-    from .data.sources import is_ondisk
+    from .data.sources import open_backed
 
-    name = arguments.data
-    if is_ondisk(name):
-        raise DataError(f"{name} was written by write_ondisk_dataset, which checked it; inspect the file it came from")
-    demo = name.startswith("demo:")
-    cells = data.load_demo(name.removeprefix("demo:")) if demo else data.open_data(name, backed=True)
+    cells = open_backed(arguments.data)
     if (recipe := _recipe(arguments)) is not None:
         cells = prepare(cells, data.Recipe.from_dict(recipe))
     found = data.inspect(cells, **_given(arguments))
@@ -144,10 +143,33 @@ def _add_resume(commands: Any) -> None:
     p = commands.add_parser(
         "resume",
         help="go on with a run that was stopped or died",
-        description="Go on with a run after the last epoch that its folder keeps, or from the start if there is none.",
+        description="Go on with a run after the last epoch that its folder keeps, or from the start if there is none; "
+        "with a tuning where its study is.",
     )
     p.add_argument("out", type=Path, metavar="FOLDER", help="of the run")
     p.set_defaults(run=lambda arguments: _run(arguments.out))
+
+
+def _add_predict(commands: Any) -> None:
+    p = commands.add_parser(
+        "predict",
+        help="tell the topics of cells by a model that is trained",
+        description="Tell the topics of cells by a saved model; they go to a new folder, with the model.",
+    )
+    p.add_argument("data", metavar="DATA", help=DATA)
+    p.add_argument("--model", required=True, metavar="FILE", help="that fit or tune saved: .safetensors")
+    p.add_argument("-o", "--out", required=True, type=Path, metavar="FOLDER", help="new folder for the results")
+    p.add_argument("--no-embedding", action="store_true", help="do not compute a UMAP at the end")
+    _add_recipe(p)
+    p.set_defaults(run=_predict)
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    jobs.write_spec(
+        arguments.out, data=arguments.data, model={}, embedding=not arguments.no_embedding, kind="predict",
+        predict={"model": arguments.model}, recipe=_recipe(arguments),
+    )  # fmt: skip
+    return _run(arguments.out)
 
 
 def _add_estimate(commands: Any) -> None:
@@ -207,7 +229,52 @@ def _test_range(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _add_gradient_tune(commands: Any) -> None:
+    p = commands.add_parser(
+        "gradient-tune",
+        help="estimate the number of topics from one training",
+        description="Train a model whose prior leaves topics unused that the cells do not need, and tell how many are "
+        "used; what each contributes goes to a new folder, with a figure.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    p.add_argument("data", metavar="DATA", help=DATA)
+    p.add_argument("-o", "--out", required=True, type=Path, metavar="FOLDER", help="new folder for the results")
+    p.add_argument("--max-attempts", type=int, default=3, metavar="N", help="trainings, if they diverge")
+    p.add_argument("--max-topics", type=int, default=None, metavar="N",
+                   help="topics that the model may use; if not given, by the number of cells")  # fmt: skip
+    _add_recipe(p)
+    _add_options(p, without=("num_topics",))
+    p.set_defaults(run=_gradient_tune)
+
+
+def _gradient_tune(arguments: argparse.Namespace) -> int:
+    asked = {"max_attempts": arguments.max_attempts, "max_topics": arguments.max_topics}
+    jobs.write_spec(
+        arguments.out, data=arguments.data, model=_given(arguments), kind="gradient_tune", gradient_tune=asked,
+        recipe=_recipe(arguments),
+    )  # fmt: skip
+    if code := _run(arguments.out):
+        return code
+    result = arguments.out / "result"
+    if not (result / "contributions.json").is_file():
+        return 1  # it was stopped
+
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    from .plots.contributions import plot_topic_contributions
+
+    told = json.loads((result / "contributions.json").read_bytes())
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    plot_topic_contributions(np.array(told["contributions"]), told["num_topics"], ax=figure.add_subplot())
+    figure.savefig(result / "contributions.png", dpi=150)
+    print(f"--num-topics {told['num_topics']}")
+    return 0
+
+
 def _add_tune(commands: Any) -> None:
+    from .tuning.tune_options import BY_TRIAL, TuneOptions
+
     p = commands.add_parser(
         "tune",
         help="choose the number of topics by many trials",
@@ -219,37 +286,51 @@ def _add_tune(commands: Any) -> None:
     p.add_argument("--min-topics", required=True, type=int, metavar="N")
     p.add_argument("--max-topics", required=True, type=int, metavar="N")
     p.add_argument("--test", metavar="DATA", default=None, help="cells to score by; else part of DATA is held out")
-    p.add_argument("--storage", default="sqlite:///mira-tuning.db", metavar="URL",
+    p.add_argument("--storage", default=TuneOptions.storage, metavar="URL",
                    help="sqlite:///FILE, redis://HOST, postgresql://..., journal:///FILE")  # fmt: skip
-    p.add_argument("--n-jobs", type=int, default=1, metavar="N", help="concurrent trials")
-    p.add_argument("--max-trials", type=int, default=128, metavar="N")
-    p.add_argument("--min-trials", type=int, default=48, metavar="N")
-    p.add_argument("--stop-condition", type=int, default=12, metavar="N", help="trials without a better one")
-    p.add_argument("--tuner-seed", type=int, default=2556, metavar="N")
-    p.add_argument("--train-size", type=float, default=0.8, metavar="SHARE")
-    p.add_argument("--model-dir", default="models", metavar="FOLDER")
-    p.add_argument("--tensorboard-logdir", default="runs", metavar="FOLDER")
+    p.add_argument("--n-jobs", type=int, default=TuneOptions.n_jobs, metavar="N", help="concurrent trials")
+    p.add_argument("--max-trials", type=int, default=TuneOptions.max_trials, metavar="N")
+    p.add_argument("--min-trials", type=int, default=TuneOptions.min_trials, metavar="N")
+    p.add_argument("--stop-condition", type=int, default=TuneOptions.stop_condition, metavar="N",
+                   help="trials without a better one")  # fmt: skip
+    p.add_argument("--tuner-seed", type=int, default=TuneOptions.seed, metavar="N")
+    p.add_argument("--train-size", type=float, default=TuneOptions.train_size, metavar="SHARE")
+    p.add_argument("--search", nargs="+", type=_range, default=None, metavar="NAME[=LOW:HIGH]",
+                   help="further options to tune, such as hidden=64:256; without ends, in the usual range")  # fmt: skip
+    p.add_argument("--model-dir", default=TuneOptions.model_dir, metavar="FOLDER")
+    p.add_argument("--tensorboard-logdir", default=TuneOptions.tensorboard_logdir, metavar="FOLDER")
     p.add_argument("-o", "--out", type=Path, default=None, metavar="FILE", help="where to save the best model")
-    _add_options(p, without=("num_topics", "decoder_dropout", "seed"))
+    _add_recipe(p)
+    _add_options(p, without=BY_TRIAL)
     p.set_defaults(run=_tune)
+
+
+def _range(text: str) -> tuple[str, list[float] | None]:
+    """Read NAME or NAME=LOW:HIGH."""
+    name, equals, ends = text.partition("=")
+    if not equals:
+        return name.replace("-", "_"), None
+    try:
+        low, high = (int(end) if end.lstrip("+-").isdigit() else float(end) for end in ends.split(":"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be NAME or NAME=LOW:HIGH; got {text!r}") from None
+    return name.replace("-", "_"), [low, high]
 
 
 def _tune(arguments: argparse.Namespace) -> int:
     os.environ.update(processes.ENVIRONMENT)
 
-    from .data.sources import open_source
-    from .estimators.topic_model import TopicModel
-    from .tuning.bayesian import BayesianTuner
+    from .running.tune import open_tuner
+    from .tuning.tune_options import TuneOptions
 
-    data = open_source(arguments.data)
-    model = TopicModel(*data.shape, **_given(arguments))
-    taken = ("min_topics", "max_topics", "storage", "n_jobs", "max_trials", "min_trials", "stop_condition",
+    taken = ("study", "min_topics", "max_topics", "storage", "n_jobs", "max_trials", "min_trials", "stop_condition",
              "train_size", "model_dir", "tensorboard_logdir")  # fmt: skip
-    tuner = BayesianTuner(
-        model=model, save_name=arguments.study, seed=arguments.tuner_seed,
-        **{name: getattr(arguments, name) for name in taken},
-    )  # fmt: skip
-    best = tuner.fit(arguments.data, arguments.test)
+    asked = {**{name: getattr(arguments, name) for name in taken}, "seed": arguments.tuner_seed,
+             "search": dict(arguments.search) if arguments.search else None}  # fmt: skip
+    given = _given(arguments)
+    TuneOptions.from_dict(asked, given)
+    tuner, data = open_tuner({"data": arguments.data, "model": given, "tune": asked, "recipe": _recipe(arguments)})
+    best = tuner.fit(data, arguments.test)
     if arguments.out is not None:
         best.save(arguments.out)
     print(tuner.summary())
@@ -315,17 +396,19 @@ def _run(folder: Path) -> int:
 
     from .run import run_job
 
-    with tqdm(disable=not sys.stderr.isatty()) as bar:
+    with contextlib.ExitStack() as stack:
+        bar: Any = None  # a tuning shows a table of its own
 
         def show(record: Record | RangeRecord) -> None:
-            if bar.disable or not isinstance(record, EpochRecord | RangeRecord):
+            nonlocal bar
+            if not sys.stderr.isatty() or not isinstance(record, EpochRecord | RangeRecord):
                 return
             status = jobs.read_status(folder)
             is_epoch = isinstance(record, EpochRecord)
-            bar.unit = "epoch" if is_epoch else "rate"
-            bar.total = bar.total or (status.num_epochs if is_epoch else status.num_steps)
-            bar.initial = bar.initial or status.resumed_epoch
-            bar.n = max(bar.n, bar.initial)
+            if bar is None:
+                unit = "epoch" if is_epoch else "rate"
+                bar = stack.enter_context(tqdm(unit=unit, initial=status.resumed_epoch))
+            bar.total = status.num_epochs if is_epoch else status.num_steps
             bar.update()
             if isinstance(record, EpochRecord):
                 bar.set_postfix_str(record.progress(status.device or ""))

@@ -8,11 +8,14 @@
 ``checkpoint.safetensors``  where a training can be gone on from; a saved model, too
 ``log.txt``                 what the process printed, if it was started detached
 ``stop``                    there if somebody asked it to stop
-``result/``                 of a fit ``model.safetensors`` and ``cells.h5ad``, of a range test ``curve.json``
+``result/``                 of a fit or prediction ``model.safetensors`` and ``cells.h5ad``, of a range test
+                            ``curve.json``, of a tuning ``model.safetensors`` (the best) and ``summary.json``, of a
+                            gradient tuning ``contributions.json``
 ==========================  ========================================================================================
 
-A job of kind ``fit`` trains a model; one of kind ``range_test`` finds learning rates for it. A fit that was stopped or
-died goes on where it was when it is run again.
+A job of kind ``fit`` trains a model; ``range_test`` finds learning rates for it; ``tune`` and ``gradient_tune`` choose
+the number of topics; ``predict`` tells the topics of cells by a model that there is. A fit that was stopped or died
+goes on where it was when it is run again, a tuning goes on with its study.
 
 Reading a folder needs nothing but this module, and works while the job runs, after it, and after its death.
 """
@@ -21,7 +24,6 @@ from __future__ import annotations
 
 import builtins
 import json
-import numbers
 import os
 import secrets
 import socket
@@ -31,17 +33,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from . import kinds
 from . import options as opt
-from .data.demo import DEMOS
+from .data.demo import DEMO, DEMOS
 from .data.formats import join_part, split_part
 from .data.recipe import Recipe
 from .errors import JobError
 from .files import write_json
+from .kinds import EXTRAS, KINDS
 from .processes import SILENT_AFTER, is_alive, this_process
-from .training.range_options import RangeOptions
 
 FORMAT = 1
-KINDS = ("fit", "range_test")
 STATES = ("waiting", "running", "silent", "finished", "stopped", "failed", "died")
 ENDED = ("finished", "stopped", "failed", "died")
 
@@ -57,6 +59,9 @@ def write_spec(
     test_size: float | None = None,
     learning_rate_curve: Mapping[str, Any] | None = None,
     range_test: Mapping[str, Any] | None = None,
+    tune: Mapping[str, Any] | None = None,
+    gradient_tune: Mapping[str, Any] | None = None,
+    predict: Mapping[str, Any] | None = None,
     recipe: Recipe | Mapping[str, Any] | list[Any] | None = None,
 ) -> None:
     """Create a job's folder.
@@ -68,19 +73,27 @@ def write_spec(
     data
         A path as `fit` takes it, or ``"demo:NAME"`` for one of `mira_core.data.demo.DEMOS`.
     model
-        Options as for `make_model`; checked here.
+        Options as for `make_model`; checked here. A tuning's are without those that each trial sets: num_topics,
+        decoder_dropout, seed.
     name
         What to call the job; by default the folder's name.
     embedding
         Whether to compute a UMAP of the topics at the end.
     kind
-        ``"fit"``, or ``"range_test"`` to find learning rates.
+        What it is to do, see `mira_core.kinds`.
     test_size
         Of a fit: share of the cells that are held out of the training, and scored after each epoch.
     learning_rate_curve
         Of a fit: what a range test left in ``result/curve.json``, to be saved with the model.
     range_test
         Of a range test: its options, as of `mira_core.training.range_options.RangeOptions`.
+    tune
+        Of a tuning: its options, as of `mira_core.tuning.tune_options.TuneOptions`: those of `BayesianTuner`, with
+        ``study`` in place of ``save_name``. Where its storage names a password, only the user can enter the folder.
+    gradient_tune
+        Of a gradient tuning: ``max_attempts`` and ``max_topics``.
+    predict
+        Of a prediction: ``model``, the path of a saved model, and perhaps ``study`` and ``trial``, where it is from.
     recipe
         Steps from the cells of the file to those of the training: a `mira_core.data.Recipe`, or what its ``to_dict``
         returned.
@@ -88,7 +101,7 @@ def write_spec(
     Raises
     ------
     JobError
-        If the folder is in use, the data do not exist, or something does not go with the kind.
+        If the folder is in use, the data or the model do not exist, or something does not go with the kind.
     OptionError
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -98,19 +111,25 @@ def write_spec(
         "test_size": test_size,
         "learning_rate_curve": learning_rate_curve,
         "range_test": range_test,
+        "tune": tune,
+        "gradient_tune": gradient_tune,
+        "predict": predict,
         "recipe": None if recipe is None else Recipe.from_dict(recipe).to_dict(),
     }
     extras = {key: value for key, value in extras.items() if value is not None}
-    _check_extras(kind, extras, checked)
-    if data.startswith("demo:"):
-        if data.removeprefix("demo:") not in DEMOS:
-            raise JobError(f"there is no demo {data!r}; choose one of {', '.join('demo:' + d for d in DEMOS)}")
+    kinds.check(kind, extras, checked)
+    extras = kinds.settle(kind, extras, checked)
+    if data.startswith(DEMO):
+        if data.removeprefix(DEMO) not in DEMOS:
+            raise JobError(f"there is no demo {data!r}; choose one of {', '.join(DEMO + d for d in DEMOS)}")
     else:
         path, part = split_part(data)
         if not path.exists():
             raise JobError(f"there is no file {data}")
         data = join_part(path.resolve(), part)
     folder.mkdir(parents=True, exist_ok=True)
+    if kinds.is_secret(extras):
+        folder.chmod(0o700)
     spec = {
         "format": FORMAT,
         "kind": kind,
@@ -122,32 +141,6 @@ def write_spec(
         **extras,
     }
     write_json(folder / "job.json", spec)
-
-
-def _check_extras(kind: str, extras: Mapping[str, Any], model: Mapping[str, Any]) -> None:
-    """Check what goes with a kind of job only."""
-    if kind not in KINDS:
-        raise JobError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
-    for key, of in (("test_size", "fit"), ("learning_rate_curve", "fit"), ("range_test", "range_test")):
-        if key in extras and kind != of:
-            raise JobError(f"{key} goes with jobs of kind {of!r} only; leave it out")
-    size = extras.get("test_size", 0.5)
-    if isinstance(size, bool) or not isinstance(size, numbers.Real) or not 0 < float(size) < 1:
-        raise JobError(f"test_size must be a share between 0 and 1; got {size!r}")
-    asked = extras.get("range_test", {})
-    if not isinstance(asked, Mapping):
-        raise JobError(f"range_test must hold options by name; got {asked!r}")
-    RangeOptions.from_dict(asked).checked(opt.is_codal(model))
-    Recipe.from_dict(extras.get("recipe", []))
-    if "learning_rate_curve" in extras:
-        from .training.range_test import LearningRateCurve
-
-        try:
-            LearningRateCurve.from_dict(extras["learning_rate_curve"])
-        except (KeyError, TypeError, ValueError):
-            raise JobError(
-                "learning_rate_curve must be the result of a range test that found where the loss falls; got another"
-            ) from None
 
 
 def read_spec(folder: Path) -> dict[str, Any]:
@@ -168,13 +161,12 @@ def read_spec(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as problem:
         raise JobError(f"{folder}/job.json is damaged: {problem!r}") from problem
     if not isinstance(found, int) or found > FORMAT or kind not in KINDS:
-        known = " and ".join(map(repr, KINDS))
+        known = ", ".join(map(repr, KINDS))
         raise JobError(f"{folder}/job.json has format {found}, kind {kind!r}; this version knows {known} of {FORMAT}")
     if not isinstance(data, str) or not isinstance(model, dict):
         raise JobError(f"{folder}/job.json is damaged: data must be text and model an object")
     checked = opt.validate_all(model)
-    extras = ("test_size", "learning_rate_curve", "range_test", "recipe")
-    _check_extras(kind, {k: spec[k] for k in extras if k in spec}, checked)
+    kinds.check(kind, {k: spec[k] for k in EXTRAS if k in spec}, checked)
     return spec
 
 
@@ -188,15 +180,18 @@ class Status:
         ``waiting``, ``running``, ``finished``, ``stopped``, ``failed``, or ``died`` (its process is gone without a
         word) or ``silent`` (it runs on another host, and its heart has not beaten for a minute).
     stage
-        What it is doing: ``reading``, ``training``, ``predicting``, ``embedding``; a range test: ``testing``.
+        What it is doing: ``reading``, ``training``, ``predicting``, ``embedding``; a range test: ``testing``; a
+        tuning: ``tuning``.
     kind
         Of job.
     step, num_steps
-        Steps done, and to do; of a range test learning rates.
+        Steps done, and to do; of a range test learning rates, of a tuning trials that have ended and ``max_trials``.
     n_cells, n_held_out
         Cells that are trained on, and those held out.
     started, training_started
         When this process began, and its training.
+    memory, device_memory
+        Bytes that its process has in memory; the most that it has reserved on the GPU, 0 without one.
     resumed
         How often it was gone on with.
     resumed_step, resumed_epoch
@@ -220,6 +215,8 @@ class Status:
     heartbeat: float | None = None
     error: dict[str, str] = field(default_factory=dict)
     kind: str = "fit"
+    memory: int = 0
+    device_memory: int = 0
     resumed: int = 0
     resumed_step: int = 0
     resumed_epoch: int = 0
@@ -236,7 +233,7 @@ class Status:
             self.state != "running"
             or done < 1
             or not self.training_started
-            or self.stage not in ("training", "testing")
+            or self.stage not in ("training", "testing", "tuning")
         ):
             return None
         spent = (self.heartbeat or self.training_started) - self.training_started
@@ -292,7 +289,7 @@ def why_not_resume(folder: Path) -> str:
     kind, message = status.error.get("type", ""), status.error.get("message", "")
     if status.state == "finished":
         return f"the job in {folder} has finished before; start a new one in another folder"
-    if status.state == "failed" and not _passes(kind):
+    if status.state == "failed" and not _passes(kind) and (status.kind, kind) != ("tune", "TuningError"):
         hint = (
             "with safer settings, such as a lower max_learning_rate" if kind == "TrainingError" else "without its cause"
         )
@@ -316,7 +313,8 @@ def _passes(kind: str) -> bool:
 def resume(folder: Path) -> None:
     """Make a job that was stopped or died wait, to be run again: it goes on from its checkpoint.
 
-    A fit goes on after the last epoch that its checkpoint knows; without one it begins anew, as a range test does.
+    A fit goes on after the last epoch that its checkpoint knows; without one it begins anew, as others do. A tuning
+    goes on with its study.
 
     Raises
     ------

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import psutil
+
 from . import jobs
 from .files import write_json
 
@@ -56,13 +58,26 @@ class Reporter:
     def update(self, **changes: Any) -> None:
         """Change fields and write them."""
         with self._lock:
-            self.status = dataclasses.replace(self.status, heartbeat=time.time(), **changes)
+            status = dataclasses.replace(self.status, **changes)
+            memory = psutil.Process().memory_info().rss
+            self.status = dataclasses.replace(
+                status, heartbeat=time.time(), memory=memory, device_memory=_reserved(status.device)
+            )
             write_json(self.folder / "status.json", dataclasses.asdict(self.status))
 
     def progress(self, step: int, epoch: int = 0) -> None:
         """Note progress; the next beat writes it."""
         with self._lock:
             self.status = dataclasses.replace(self.status, step=step, epoch=epoch)
+
+
+def _reserved(device: str) -> int:
+    """Return the most bytes that were reserved on a GPU."""
+    if not device.startswith("cuda"):
+        return 0
+    import torch
+
+    return int(torch.cuda.max_memory_reserved(device))
 
 
 class Requests:

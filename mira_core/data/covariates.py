@@ -57,14 +57,14 @@ class Coding:
         """
         parts = [_one_hot(column(key), key, values) for key, values in self.categories.items()]
         for key, (mean, deviation) in self.scales.items():
-            x = (_numbers(column(key), key, "a continuous covariate") - mean) / (deviation or 1.0)
+            x = (numbers(column(key), key, "a continuous covariate") - mean) / (deviation or 1.0)
             parts.append(np.clip(x, -CLIP, CLIP)[:, None])
-        parts += [_numbers(column(key), key, "a covariate")[:, None] for key in self.as_they_are]
+        parts += [numbers(column(key), key, "a covariate")[:, None] for key in self.as_they_are]
         return np.concatenate(parts, axis=1, dtype=np.float32) if parts else np.zeros((0, 0), np.float32)
 
     def extra_features(self, column: GetColumn) -> np.ndarray:
         """Return the extra features of some cells, N x F, float32."""
-        parts = [_numbers(column(key), key, "an extra feature")[:, None] for key in self.extra]
+        parts = [numbers(column(key), key, "an extra feature")[:, None] for key in self.extra]
         return np.concatenate(parts, axis=1, dtype=np.float32) if parts else np.zeros((0, 0), np.float32)
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,14 +106,14 @@ def learn_coding(column: GetColumn, options: Mapping[str, Any]) -> Coding:
                 "categorical covariate; if it holds measurements, name it in continuous_covariates"
             )
     for key in options["continuous_covariates"] or []:
-        x = _numbers(column(key), key, "a continuous covariate")
+        x = numbers(column(key), key, "a continuous covariate")
         deviation = float(x.std())
         if deviation <= 1e-12 * max(1.0, float(np.abs(x).max())):  # rounding is no variation
             deviation = 0.0
         scales[key] = (float(x.mean()), deviation)
         _warn_if_constant(key, 2 if deviation else 1)
     for key in options["covariates_keys"] or []:
-        _warn_if_constant(key, len(np.unique(_numbers(column(key), key, "a covariate"))))
+        _warn_if_constant(key, len(np.unique(numbers(column(key), key, "a covariate"))))
     return Coding(
         categories, scales, tuple(options["covariates_keys"] or ()), tuple(options["extra_features_keys"] or ())
     )
@@ -125,7 +125,7 @@ def strata(column: GetColumn, options: Mapping[str, Any], n_cells: int) -> np.nd
     for key in options["categorical_covariates"] or []:
         table[key] = _text(column(key), key)
     for key in [*(options["continuous_covariates"] or []), *(options["covariates_keys"] or [])]:
-        x = _numbers(column(key), key, "a covariate")
+        x = numbers(column(key), key, "a covariate")
         table[key] = np.clip(np.rint((x - x.mean()) / (x.std() or 1.0)), -3, 3)
     if not table.shape[1]:
         return np.zeros(n_cells, int)
@@ -165,7 +165,14 @@ def _one_hot(values: pd.Series, key: str, categories: tuple[str, ...]) -> np.nda
     return (at[:, None] == np.arange(len(categories))).astype(np.float32)
 
 
-def _numbers(values: pd.Series, key: str, role: str) -> np.ndarray:
+def numbers(values: pd.Series, key: str, role: str) -> np.ndarray:
+    """Return the values of a column, N, float64.
+
+    Raises
+    ------
+    DataError
+        If one is missing, infinite or no number.
+    """
     plain = values.astype(object) if values.dtype.name == "category" else values
     x = pd.to_numeric(plain, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     largest = np.finfo(np.float32).max  # what is beyond becomes infinite

@@ -16,6 +16,7 @@ from .simulate import simulate_expression
 
 logger = logging.getLogger(__name__)
 
+DEMO = "demo:"  # what a name of data begins with, where a path could stand
 DEMOS = {
     "pbmc700": "700 blood cells with labels (10x Genomics PBMC 68k, as scanpy ships them)",
     "simulated": "1,500 simulated cells with 6 known topics in two batches",

@@ -12,18 +12,27 @@ import scipy.sparse as sp
 
 from ..errors import DataError
 from .anndata_io import check_counts
+from .covariates import numbers
+from .inspection.features import guess_type
 
 SAMPLE = 500  # cells looked at to say whether a layer holds counts
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of ``obs`` or ``var``: its name, kind, number of different values, and an example."""
+    """A column of ``obs`` or ``var``: its name, kind, number of different values, and an example.
+
+    `numbers`: whether every value is a finite number, or text of one. `marks`: whether each is True or False, 1 or 0;
+    `n_marked`: how many are True or 1 then.
+    """
 
     name: str
     kind: str
     n_unique: int
     example: str
+    numbers: bool = False
+    marks: bool = False
+    n_marked: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,7 @@ class Description:
     obs: tuple[Column, ...]
     var: tuple[Column, ...]
     source: str
+    feature_type: str = "expression"  # by the names of the features
 
     def counts_layer(self) -> Layer | None:
         """Return the first layer that may hold raw counts."""
@@ -51,7 +61,7 @@ class Description:
 
     def flags(self) -> list[str]:
         """Names of columns of ``var`` that can mark features."""
-        return [c.name for c in self.var if c.kind == "boolean"]
+        return [c.name for c in self.var if c.marks]
 
 
 def describe(adata: ad.AnnData) -> Description:
@@ -66,6 +76,7 @@ def describe(adata: ad.AnnData) -> Description:
         tuple(_column(n, adata.obs[n]) for n in adata.obs.columns),
         tuple(_column(n, adata.var[n]) for n in adata.var.columns),
         str(adata.uns.get("source", "")),
+        guess_type(adata.var),
     )
 
 
@@ -97,4 +108,16 @@ def _column(name: str, values: pd.Series) -> Column:
         kind = "text"
     example = values.iloc[0] if len(values) else ""
     example = f"{example:.4g}" if isinstance(example, float) else str(example)
-    return Column(str(name), kind, int(values.nunique()), example)
+    different = pd.Series(values.unique())
+    marks = all(v in {True, False} for v in different.head(3))
+    n_marked = int(values.astype(bool).sum()) if marks else 0
+    return Column(str(name), kind, int(values.nunique()), example, _numbers(different), marks, n_marked)
+
+
+def _numbers(values: pd.Series) -> bool:
+    plain = values.astype(object) if isinstance(values.dtype, pd.CategoricalDtype) else values
+    try:
+        numbers(plain, "", "")
+    except DataError:
+        return False
+    return True

@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from ..errors import DataError, OptionError
 from . import formats
 from .anndata_io import _from_disk, open_data
+from .demo import DEMO
 from .sources import is_ondisk
 from .steps import STEPS, Step, make_step
 
@@ -61,15 +62,30 @@ class Recipe:
 
     @classmethod
     def of(cls, findings: Iterable[Any]) -> Recipe:
-        """Put the remedies of findings into the order in which they make sense."""
-        order = list(STEPS)
-        remedies: dict[Step, None] = dict.fromkeys(f.remedy for f in findings if f.remedy is not None)
-        ordered = sorted(remedies, key=lambda remedy: order.index(remedy.name))
-        return cls(ordered)
+        """Put the remedies of findings together, in the order in which they make sense."""
+        recipe = cls()
+        for f in findings:
+            if f.remedy is not None:
+                recipe = recipe.plus(f.remedy)
+        return recipe
 
     def then(self, step: str | Step | Mapping[str, Any], **options: Any) -> Recipe:
-        """Return a recipe with one step more."""
+        """Return a recipe with one step more, at its end; `plus` puts it where it makes sense."""
         return Recipe([*self.steps, {"step": step, **options} if isinstance(step, str) else step])
+
+    def plus(self, step: str | Step | Mapping[str, Any], **options: Any) -> Recipe:
+        """Return a recipe with a step where it makes sense, in place of one like it, whose limits are kept."""
+        new = make_step({"step": step, **options} if isinstance(step, str) else step)
+        for before in self.steps:
+            new = new.after(before) if before.place == new.place else new
+        order = list(STEPS)
+        steps = [*(s for s in self.steps if s.place != new.place), new]
+        steps.sort(key=lambda s: order.index(s.name))
+        return Recipe(steps)
+
+    def without(self, step: Step) -> Recipe:
+        """Return a recipe without a step."""
+        return Recipe(s for s in self.steps if s != step)
 
     def apply(self, adata: ad.AnnData) -> ad.AnnData:
         """Do it.
@@ -89,13 +105,27 @@ class Recipe:
         DataError
             If a step cannot be done, or leaves no cell or feature; it names the step.
         """
+        *_, out = self.states(adata)
+        return out
+
+    def states(self, adata: ad.AnnData) -> Iterator[ad.AnnData]:
+        """Yield a copy of the data in memory, then the same after each step.
+
+        A step may change what was yielded before it.
+
+        Raises
+        ------
+        DataError
+            As `apply` does.
+        """
         out = _own(adata)
+        yield out
         for i, step in enumerate(self.steps, 1):
             try:
                 out = step.apply(out)
             except DataError as problem:
                 raise DataError(f"step {i} of the recipe, {step.name}: {problem}") from problem
-        return out
+            yield out
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold."""
@@ -147,9 +177,13 @@ class Recipe:
         text = "\n".join(lines)
         heads = {"np": "import numpy as np", "sc": "import scanpy as sc", "sp": "import scipy.sparse as sp"}
         path, part = formats.split_part(data)
-        plain = part is None and path.suffix == ".h5ad"
-        opened = f"ad.read_h5ad({str(data)!r})" if plain else f"mira.data.open_data({str(data)!r})"
-        head = ["import anndata as ad"] if plain else ["import mira_core as mira"]
+        if str(data).startswith(DEMO):
+            opened = f"mira.data.load_demo({str(data).removeprefix(DEMO)!r})"
+        elif part is None and path.suffix == ".h5ad":
+            opened = f"ad.read_h5ad({str(data)!r})"
+        else:
+            opened = f"mira.data.open_data({str(data)!r})"
+        head = ["import anndata as ad" if opened.startswith("ad.") else "import mira_core as mira"]
         head += [line for name, line in heads.items() if f"{name}." in text]
         return "\n".join([*head, "", f"adata = {opened}", *lines, ""])
 

@@ -14,6 +14,7 @@ from . import anndata_io, formats
 from .anndata_io import obs_column
 from .counts import Cells
 from .covariates import Coding, strata
+from .demo import DEMO, load_demo
 from .on_disk import OnDiskDataset
 
 Data: TypeAlias = ad.AnnData | OnDiskDataset | str | Path
@@ -24,6 +25,21 @@ def open_source(data: Data) -> ad.AnnData | OnDiskDataset:
     if isinstance(data, OnDiskDataset):
         return data
     return OnDiskDataset(data) if is_ondisk(data) else anndata_io.open_data(data)
+
+
+def open_backed(data: str) -> ad.AnnData:
+    """Open cells to look at: a path, whose large matrices stay on the disk, or ``demo:NAME``.
+
+    Raises
+    ------
+    DataError
+        If they cannot be opened, or `write_ondisk_dataset` wrote them.
+    """
+    if data.startswith(DEMO):
+        return load_demo(data.removeprefix(DEMO))
+    if is_ondisk(data):
+        raise DataError(f"{data} was written by write_ondisk_dataset, which checked it; take the file it came from")
+    return anndata_io.open_data(data, backed=True)
 
 
 def is_ondisk(data: Data) -> TypeGuard[str | Path]:

@@ -111,7 +111,7 @@ class FittedModel(Parameters):
         Parameters
         ----------
         data
-            AnnData, the path of an .h5ad file, or of a folder that `write_ondisk_dataset` wrote, with all features
+            AnnData, the path of a file, or of a folder that `write_ondisk_dataset` wrote, with all features
             of the model, in any order.
         box_cox
             Power of the transform of `get_umap_features`.

@@ -232,7 +232,7 @@ class TopicModel(LearningRateModel):
         Parameters
         ----------
         data
-            AnnData, in memory or backed, or the path of an .h5ad file.
+            AnnData, in memory or backed, or the path of a file.
         dirname
             Folder to write. A whole data set of that name is replaced; anything else is refused.
 

@@ -2,112 +2,47 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import OptionError
+from .trials_info import (
+    HueInfo,
+    ImportanceInfo,
+    Trials,
+    column,
+    completed,
+    curves_info,
+    extent,
+    extent_of_curves,
+    history_info,
+    hue_info,
+    importance_info,
+    on_front,
+    parallel_info,
+    pareto_info,
+    topics_info,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from optuna.trial import FrozenTrial
 
-Trials = Sequence[Mapping[str, Any]]  # each trial's attributes
+__all__ = [
+    "column", "curves_info", "history_info", "hue_info", "importance_info", "on_front", "parallel_info", "pareto_info",
+    "plot_history", "plot_importance", "plot_intermediate_values", "plot_parallel_coordinates", "plot_pareto_front",
+    "plot_topic_counts", "topics_info",
+]  # fmt: skip
 
-
-class HueInfo(NamedTuple):
-    """What trials are coloured by: numbers (NaN for none), and what they stand for if they are categories."""
-
-    values: np.ndarray
-    categories: list[str] | None
-
-
-class CurvesInfo(NamedTuple):
-    """Epochs and scores of each trial with any, and what it is coloured by."""
-
-    numbers: list[int]
-    curves: list[tuple[np.ndarray, np.ndarray]]
-    hue: HueInfo
-
-
-class ParetoInfo(NamedTuple):
-    """Points, what they are coloured by, and which are on the front of distortion and rate."""
-
-    numbers: np.ndarray
-    x: np.ndarray
-    y: np.ndarray
-    hue: HueInfo
-    on_front: np.ndarray
-
-
-def column(trials: Trials, name: str) -> list[Any]:
-    """Return one attribute of each trial, None where it has none.
-
-    Raises
-    ------
-    OptionError
-        If no trial has it.
-    """
-    known = {k for t in trials for k in t}
-    if trials and name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
-        raise OptionError(f"trials have no attribute {name!r}; {hint}")
-    return [t.get(name) for t in trials]
-
-
-def _numbers(values: Sequence[Any]) -> np.ndarray:
-    return np.array([np.nan if v is None else float(v) for v in values], dtype=float)
-
-
-def hue_info(trials: Trials, name: str, log: bool = False) -> HueInfo:
-    """Return what trials are coloured by."""
-    values = column(trials, name)
-    if any(isinstance(v, str) for v in values):
-        categories = sorted({str(v) for v in values if v is not None})
-        return HueInfo(_numbers([None if v is None else categories.index(str(v)) for v in values]), categories)
-    numbers = _numbers(values)
-    if log:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            numbers = np.where(numbers > 0, np.log(numbers), np.nan)
-    return HueInfo(numbers, None)
-
-
-def curves_info(
-    trials: Trials, intermediate: Mapping[int, Mapping[int, float]], hue: str = "value", log_hue: bool = False
-) -> CurvesInfo:
-    """Compute what `plot_intermediate_values` draws."""
-    begun = [t for t in trials if intermediate.get(t["number"])]
-    curves = []
-    for t in begun:
-        epochs = sorted(intermediate[t["number"]])
-        curves.append((np.array(epochs), np.array([intermediate[t["number"]][e] for e in epochs], dtype=float)))
-    return CurvesInfo([t["number"] for t in begun], curves, hue_info(begun, hue, log_hue))
-
-
-def pareto_info(
-    trials: Trials, x: str = "num_topics", y: str = "elbo", hue: str = "number", include_pruned_trials: bool = True
-) -> ParetoInfo:
-    """Compute what `plot_pareto_front` draws."""
-    states = {"COMPLETE", "PRUNED"} if include_pruned_trials else {"COMPLETE"}
-    shown = [t for t in trials if t["state"] in states]
-    return ParetoInfo(
-        np.array([t["number"] for t in shown], dtype=int),
-        _numbers(column(shown, x)), _numbers(column(shown, y)), hue_info(shown, hue), on_front(shown),
-    )  # fmt: skip
-
-
-def on_front(trials: Trials) -> np.ndarray:
-    """Return which completed trials no other completed trial beats in both distortion and rate."""
-    points = np.array([[t.get("distortion"), t.get("rate")] for t in trials], dtype=float).reshape(-1, 2)
-    able = np.array([t["state"] == "COMPLETE" for t in trials], dtype=bool) & np.isfinite(points).all(1)
-    out = able.copy()
-    for i in np.flatnonzero(able):
-        no_worse = (points[able] <= points[i]).all(1)
-        better = (points[able] < points[i]).any(1)
-        out[i] = not (no_worse & better).any()
-    return out
+LOSS = "held-out loss (nats per cell)"
+BEST = "tab:orange"
+LOOKS: dict[str, dict[str, Any]] = {  # of states; told apart by their shapes, too
+    "COMPLETE": {"marker": "o", "color": "tab:blue"},
+    "PRUNED": {"marker": "^", "color": "0.6"},
+    "RUNNING": {"marker": "o", "facecolors": "none", "edgecolors": "tab:blue"},
+    "FAIL": {"marker": "x", "color": "tab:red"},
+}
 
 
 def plot_intermediate_values(
@@ -131,12 +66,9 @@ def plot_intermediate_values(
     colours = _Colours(info.hue, palette, na_color, vmin, vmax)
     for (epochs, scores), colour in zip(info.curves, colours.of_each(), strict=True):
         ax.plot(epochs, scores, **{"color": colour, "lw": 1.2, **plot_kwargs})
-    ax.set(xlabel="epoch", ylabel="held-out loss (nats per cell)")
-    ends = [s[-1] for _, s in info.curves if np.isfinite(s[-1])]
-    if ends:  # how a training begins would flatten the rest
-        low = min(np.nanmin(s) for _, s in info.curves)
-        high = max(np.percentile(ends, 90), np.nanmedian([s[len(s) // 3] for _, s in info.curves]))
-        ax.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low) + 1e-9)
+    ax.set(xlabel="epoch", ylabel=LOSS)
+    if info.curves:
+        _set_ylim(ax, *extent_of_curves([s for _, s in info.curves]))
     if add_legend:
         colours.legend(ax, f"log {hue}" if log_hue else hue)
     return ax
@@ -170,6 +102,111 @@ def plot_pareto_front(
     if add_legend:
         colours.legend(ax, hue)
     return ax
+
+
+def plot_history(
+    trials: Trials,
+    intermediate: Mapping[int, Mapping[int, float]] | None = None,
+    *,
+    ax: Axes | None = None,
+    figsize: tuple[float, float] = (10, 4),
+    add_legend: bool = True,
+) -> Axes:
+    """Draw the loss of each trial in the order in which they began, and the best so far."""
+    info = history_info(trials, intermediate)
+    ax = _axes(ax, figsize)
+    _states(ax, info.numbers, info.values, info.states)
+    if len(info.best_values):
+        ax.step(info.best_numbers, info.best_values, where="post", color=BEST, lw=2, label="best so far")
+    ax.set(xlabel="trial", ylabel=LOSS)
+    _set_ylim(ax, *extent(info.values, completed(trials)))
+    if add_legend and len(trials):
+        ax.legend(frameon=False)
+    return ax
+
+
+def plot_topic_counts(
+    trials: Trials,
+    intermediate: Mapping[int, Mapping[int, float]] | None = None,
+    *,
+    ax: Axes | None = None,
+    figsize: tuple[float, float] = (10, 4),
+    add_legend: bool = True,
+) -> Axes:
+    """Draw the loss of each trial by its number of topics, and the medians of the completed ones."""
+    info = topics_info(trials, intermediate)
+    ax = _axes(ax, figsize)
+    _states(ax, info.topics, info.values, info.states)
+    if len(info.by_topics):
+        ax.plot(info.by_topics, info.medians, color=BEST, lw=2, label="median of the completed")
+    ax.set(xlabel="topics", ylabel=LOSS)
+    _set_ylim(ax, *extent(info.values, completed(trials)))
+    if add_legend and len(trials):
+        ax.legend(frameon=False)
+    return ax
+
+
+def plot_parallel_coordinates(
+    trials: Trials,
+    *,
+    names: Sequence[str] | None = None,
+    hue: str = "value",
+    ax: Axes | None = None,
+    figsize: tuple[float, float] = (10, 5),
+    palette: str = "Spectral_r",
+    na_color: str = "lightgrey",
+    add_legend: bool = True,
+    vmax: float | None = None,
+    vmin: float | None = None,
+    **plot_kwargs: Any,
+) -> Axes:
+    """Draw each trial as a line through one axis for each parameter and outcome."""
+    info = parallel_info(trials, names, hue)
+    ax = _axes(ax, figsize)
+    colours = _Colours(info.hue, palette, na_color, vmin, vmax)
+    places = range(len(info.axes))
+    for line, colour in zip(info.positions, colours.of_each(), strict=True):
+        ax.plot(places, line, **{"color": colour, "lw": 1.0, "alpha": 0.7, **plot_kwargs})
+    for at, axis in zip(places, info.axes, strict=True):
+        ax.axvline(at, color="0.3", lw=0.8)
+        for value, y, above in ((axis.low, -0.02, "top"), (axis.high, 1.02, "bottom")):
+            more = "≥ " if axis.beyond and y > 0 else ""
+            ax.text(at, y, f"{more}{value:.4g}", ha="center", va=above, fontsize=8, color="0.3")
+    labels = [a.name.replace("_", "_\n") + (" (log)" if a.log else "") for a in info.axes]  # narrow
+    ax.set(ylim=(-0.08, 1.08), yticks=[], xticks=places, xticklabels=labels)
+    ax.spines[["left", "bottom"]].set_visible(False)
+    if add_legend:
+        colours.legend(ax, hue)
+    return ax
+
+
+def plot_importance(
+    trials: Sequence[FrozenTrial] | ImportanceInfo,
+    *,
+    ax: Axes | None = None,
+    figsize: tuple[float, float] = (7, 3),
+) -> Axes:
+    """Draw the share of each parameter in the variance of the loss; or say why that is not known."""
+    info = trials if isinstance(trials, ImportanceInfo) else importance_info(trials)
+    ax = _axes(ax, figsize)
+    names = list(info.shares)[::-1]
+    bars = ax.barh(names, [info.shares[n] for n in names], color="tab:blue", height=0.6)
+    ax.bar_label(bars, fmt="{:.0%}", padding=3, fontsize=8)
+    ax.set(xlim=(0, 1.08), xlabel=f"share of the loss's variance, {info.trials} completed trials")
+    if info.why:
+        ax.set(yticks=[], xticks=[])
+        ax.text(0.5, 0.5, info.why, ha="center", va="center", transform=ax.transAxes, wrap=True)
+    return ax
+
+
+def _states(ax: Axes, x: np.ndarray, y: np.ndarray, states: list[str]) -> None:
+    for state, looks in LOOKS.items():
+        if (at := np.array([s == state for s in states], dtype=bool)).any():
+            ax.scatter(x[at], y[at], s=24, linewidths=1, label=state, **looks)
+
+
+def _set_ylim(ax: Axes, low: float, high: float) -> None:
+    ax.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low) + 1e-9)
 
 
 def _axes(ax: Axes | None, figsize: tuple[float, float]) -> Axes:

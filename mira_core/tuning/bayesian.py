@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import threading
 import warnings
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.trial import TrialState
 
@@ -20,16 +19,17 @@ from ..data.on_disk import OnDiskDataset
 from ..data.sources import Data, is_ondisk
 from ..errors import MiraError, OptionError, TuningError
 from ..estimators.topic_model import TopicModel, load_model
+from ..processes import this_user
 from . import storage as storages
 from . import workers
-from .search import Search, search_space
+from .origin import Origin, digest, origin_of
+from .search import Search
 from .storage import Storage, patiently
-from .study import BUDGET, Plan, attributes, best_of, fail, fail_dead, standing, trials_of
+from .study import BUDGET, TOLD, Plan, attributes, best_of, fail, fail_dead, standing, trials_of
 from .summary import COMPARED, Summary, end_warning, summarise
 from .table import Table
+from .tune_options import BY_TRIAL, SQLITE, TuneOptions
 from .worker import Worker, read_cells
-
-SQLITE = "sqlite:///mira-tuning.db"
 
 
 class BayesianTuner:
@@ -106,24 +106,19 @@ class BayesianTuner:
         train_size: float = 0.8,
         search: Search | None = None,
     ) -> None:
-        for name, value in {"n_jobs": n_jobs, "max_trials": max_trials, "min_trials": min_trials,
-                            "stop_condition": stop_condition, "log_every": log_every}.items():  # fmt: skip
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise OptionError(f"{name} must be an integer of at least 1; got {value!r}")
-        if min_trials > max_trials:
-            raise OptionError(f"min_trials must not exceed max_trials; got {min_trials} and {max_trials}")
-        if not isinstance(save_name, str) or not save_name.strip("/"):
-            raise OptionError(f"save_name must be a name such as 'dataset/modality/model/run'; got {save_name!r}")
-        if not 0 < train_size < 1:
-            raise OptionError(f"train_size must be between 0 and 1; got {train_size}")
-        storages.check_jobs(storage, n_jobs)
+        asked = TuneOptions(
+            save_name, min_topics, max_topics, storage, n_jobs, max_trials, min_trials, stop_condition, seed,
+            tensorboard_logdir, model_dir, log_steps, log_every, train_size, search,
+        )  # fmt: skip
+        asked.check()
         self.model, self.save_name, self.storage, self.n_jobs = model, save_name, storage, int(n_jobs)
         self.pruner, self.sampler = pruner, sampler
         self.min_topics, self.max_topics = min_topics, max_topics
-        given = {k: v for k, v in model.given.items() if k not in ("num_topics", "decoder_dropout", "seed")}
+        self._origin: Origin | None = None
+        given = {k: v for k, v in model.given.items() if k not in BY_TRIAL}
         self._plan = Plan(
             n_samples=model.n_samples, n_features=model.n_features, given=given,
-            space=search_space(model.get_params(), min_topics, max_topics, search),
+            space=asked.space(model.get_params()),
             min_trials=int(min_trials), max_trials=int(max_trials), stop_condition=int(stop_condition),
             seed=int(seed), train_size=train_size, digest="", log_steps=bool(log_steps), log_every=int(log_every),
             model_dir=str(_folder(model_dir, save_name)),
@@ -225,36 +220,58 @@ class BayesianTuner:
             If the study was begun with another model, search or data; if its storage is away for long; or if all
             trials fail.
         """
-        here = self.n_jobs == 1 and executor is None
+        self._run(*self._begin(train, test, executor), executor)
+        self._warn_of_ends()
+        return self.fetch_best_weights()
+
+    def _begin(self, train: Data, test: Data | None = None, executor: Executor | None = None) -> tuple[Cells, Cells]:
+        """Read the data, and write into the study what its workers must know; return training and held-out cells."""
         cells, held_out = read_cells(self.model, train, test, self._plan)
         study = self.study
         before = Plan.of(study) if patiently(lambda: study.user_attrs).get("plan") else self._plan
+        origin = self._origin or origin_of(train) or Origin(before.data, before.recipe)
         # where the data are on the disk is for workers that are started by hand
-        plan = replace(self._plan, digest=_digest(cells, held_out), train=before.train, test=before.test)
+        plan = replace(self._plan, digest=digest(cells, held_out), train=before.train, test=before.test,
+                       owner=before.owner or this_user(), **origin._asdict())  # fmt: skip
         self._agree(plan)
-        if not here:
+        if not self._is_here(executor):
             plan = replace(plan, train=str(self._on_disk(train, "train", plan)),
                            test=None if test is None else str(self._on_disk(test, "test", plan)))  # fmt: skip
         patiently(lambda: study.set_user_attr("plan", plan.to_dict()))
         for flag in ("stop", "pause"):
             patiently(lambda f=flag: study.set_user_attr(f, False))  # type: ignore[misc]
         self._plan = plan
-        with Table(study, plan, self.model.num_epochs) as table:
-            if here:
-                why = Worker(study, self._opened, cells, held_out).run()
+        return cells, held_out
+
+    def _run(
+        self, cells: Cells, held_out: Cells, executor: Executor | None = None, quit: threading.Event | None = None
+    ) -> str:
+        """Run trials until none is wanted, or until `quit` is set, which stops the study; return why it ended."""
+        study = self.study
+        with Table(study, self._plan, self.model.num_epochs) as table:
+            if self._is_here(executor):
+                worker = Worker(study, self._opened, cells, held_out)
+                worker.quit = quit or worker.quit
+                why = worker.run()
             else:
-                team = workers.Team(study, self._opened, plan, self.storage, self.n_jobs, self.sampler, self.pruner)
-                why = team.run_in(executor) if executor else team.run_processes()
+                team = workers.Team(
+                    study, self._opened, self._plan, self.storage, self.n_jobs, self.sampler, self.pruner
+                )
+                why = team.run_in(executor) if executor else team.run_processes(quit)
+            if quit is not None and quit.is_set():
+                self.stop()  # for those who joined
         table.say(why)
-        self._warn_of_ends()
-        return self.fetch_best_weights()
+        return why
+
+    def _is_here(self, executor: Executor | None) -> bool:
+        return self.n_jobs == 1 and executor is None
 
     def _agree(self, plan: Plan) -> None:
         """Raise if the study was begun otherwise."""
         if not patiently(lambda: self.study.user_attrs).get("plan"):
             return
         before, now = Plan.of(self.study).to_dict(), plan.to_dict()
-        free = {*BUDGET, "model_dir", "tensorboard_logdir", "log_steps", "log_every", "train", "test"}
+        free = {*BUDGET, "model_dir", "tensorboard_logdir", "log_steps", "log_every", "train", "test", *TOLD}
         if differ := [k for k in now if k not in free and before[k] != now[k]]:
             what = "; ".join(f"{k} was {before[k]!r} and is {now[k]!r}" for k in differ)
             raise TuningError(
@@ -367,9 +384,8 @@ class BayesianTuner:
         from ..plots.trials import plot_intermediate_values
 
         return plot_intermediate_values(
-            self.trial_attrs, {t.number: t.intermediate_values for t in trials_of(self.study)}, palette=palette,
-            hue=hue, ax=ax, figsize=figsize, log_hue=log_hue, na_color=na_color, add_legend=add_legend, vmax=vmax,
-            vmin=vmin, **plot_kwargs,
+            self.trial_attrs, self._scores(), palette=palette, hue=hue, ax=ax, figsize=figsize, log_hue=log_hue,
+            na_color=na_color, add_legend=add_legend, vmax=vmax, vmin=vmin, **plot_kwargs,
         )  # fmt: skip
 
     def plot_pareto_front(self, x: str = "num_topics", y: str = "elbo", hue: str = "number", ax: Any = None,
@@ -408,18 +424,90 @@ class BayesianTuner:
             include_pruned_trials=include_pruned_trials,
         )  # fmt: skip
 
+    def plot_history(self, ax: Any = None, figsize: tuple[float, float] = (10, 4), add_legend: bool = True) -> Any:
+        """Draw the loss of each trial in the order in which they began, and the best so far.
+
+        Trials without a loss, such as those that run, are drawn where they were last.
+
+        Parameters
+        ----------
+        ax, figsize
+            Axes to draw on, or the size of new ones.
+        add_legend
+            Whether to explain the marks.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+        """
+        from ..plots.trials import plot_history
+
+        return plot_history(self.trial_attrs, self._scores(), ax=ax, figsize=figsize, add_legend=add_legend)
+
+    def plot_topic_counts(self, ax: Any = None, figsize: tuple[float, float] = (10, 4),
+                          add_legend: bool = True) -> Any:  # fmt: skip
+        """Draw the loss of each trial by its number of topics, and the medians of the completed ones.
+
+        Parameters and returns are those of `plot_history`.
+        """
+        from ..plots.trials import plot_topic_counts
+
+        return plot_topic_counts(self.trial_attrs, self._scores(), ax=ax, figsize=figsize, add_legend=add_legend)
+
+    def plot_parallel_coordinates(self, names: list[str] | None = None, hue: str = "value", ax: Any = None,
+                                  figsize: tuple[float, float] = (10, 5), palette: str = "Spectral_r",
+                                  na_color: str = "lightgrey", add_legend: bool = True, vmax: float | None = None,
+                                  vmin: float | None = None, **plot_kwargs: Any) -> Any:  # fmt: skip
+        """Draw each trial as a line through one axis for each parameter and outcome.
+
+        Parameters
+        ----------
+        names
+            Attributes with an axis, in this order; None: what was searched, distortion, rate and the score.
+        hue, palette, na_color, vmax, vmin
+            As in `plot_intermediate_values`.
+        ax, figsize
+            Axes to draw on, or the size of new ones.
+        add_legend
+            Whether to explain the colours.
+        **plot_kwargs
+            For matplotlib's ``plot``.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+        """
+        from ..plots.trials import plot_parallel_coordinates
+
+        return plot_parallel_coordinates(
+            self.trial_attrs, names=names, hue=hue, ax=ax, figsize=figsize, palette=palette, na_color=na_color,
+            add_legend=add_legend, vmax=vmax, vmin=vmin, **plot_kwargs,
+        )  # fmt: skip
+
+    def plot_importance(self, ax: Any = None, figsize: tuple[float, float] = (7, 3)) -> Any:
+        """Draw how much of the variance of the loss each parameter explains, by fANOVA of the completed trials.
+
+        With fewer than 8 of these, or where nothing varies, the figure says so. Pruned trials do not count, and as
+        they were the worse ones, this is about what still mattered among those that were let through.
+
+        Parameters
+        ----------
+        ax, figsize
+            Axes to draw on, or the size of new ones.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+        """
+        from ..plots.trials import plot_importance
+
+        return plot_importance(trials_of(self.study), ax=ax, figsize=figsize)
+
+    def _scores(self) -> dict[int, dict[int, float]]:
+        return {t.number: t.intermediate_values for t in trials_of(self.study)}
+
 
 def _folder(root: str | Path, save_name: str) -> Path:
     """Return the study's folder under a root, which it cannot leave."""
     parts = [p for p in save_name.split("/") if p not in ("", ".", "..")]
     return Path(root).resolve().joinpath(*parts)
-
-
-def _digest(*parts: Cells) -> str:
-    """Return a name for these cells that does not depend on how they are stored."""
-    digest = hashlib.sha256()
-    for cells in parts:
-        digest.update(repr((cells.counts.shape, cells.features.tolist())).encode())
-        for array in (cells.counts.depths(), cells.counts.feature_totals(), cells.endogenous):
-            digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,13 @@ from scipy.spatial.distance import squareform
 
 from .. import options as opt
 from ..data import sources
-from ..data.counts import Cells
+from ..data.loaders import steps_per_epoch
 from ..data.sources import Data
-from ..errors import OptionError, TrainingError, TuningError
+from ..errors import TrainingError, TuningError
 from ..estimators import interpretation
 from ..estimators.topic_model import TopicModel
+from ..records import Record
+from .tune_options import GradientOptions
 
 CONTRIBUTES = 0.05  # share of a cell that a topic must reach in some cell to be counted
 SAME = 0.6  # correlation over the cells from which topics are one
@@ -64,22 +68,83 @@ def gradient_tune(
     TuningError
         If every attempt diverges.
     """
-    if isinstance(max_attempts, bool) or not isinstance(max_attempts, int | np.integer) or max_attempts < 1:
-        raise OptionError(f"max_attempts must be an integer of at least 1; got {max_attempts!r}")
-    given = _process_options(model)
-    cells = sources.training_cells(data, TopicModel(model.n_samples, model.n_features, **given).get_params())
-    num_topics = opt.validate("num_topics", most_topics(len(cells)) if max_topics is None else max_topics)
-    problem: TrainingError | None = None
-    for attempt in range(max_attempts):
-        try:
-            return _estimate(model, {**given, "num_topics": num_topics}, cells, attempt)
-        except TrainingError as p:
-            problem = p
-    raise TuningError(
-        f"the training diverged in each of {max_attempts} attempts. Try a lower max_learning_rate "
-        "(model.get_learning_rate_bounds(data) finds one), leave out cells with extreme total counts, model fewer "
-        f"features, or set max_topics lower than {num_topics}. The last attempt: {problem}"
-    ) from problem
+    tuning = GradientTuning(model, data, max_attempts, max_topics)
+    for _ in tuning.records():
+        pass
+    return tuning.num_topics, tuning.contributions
+
+
+class GradientTuning:
+    """The training behind `gradient_tune`, whose records can be watched.
+
+    Parameters
+    ----------
+    model, data, max_attempts, max_topics
+        As of `gradient_tune`.
+
+    Attributes
+    ----------
+    cells : Cells
+        That it is trained on.
+    process : TopicModel or None
+        The model of the attempt that runs, or ran last.
+    num_steps, num_epochs : int
+        Of this attempt, and those before it.
+    num_topics : int
+    contributions : numpy.ndarray
+        What was found, once the records have ended.
+    """
+
+    def __init__(self, model: TopicModel, data: Data, max_attempts: int = 3, max_topics: int | None = None) -> None:
+        GradientOptions(max_attempts, max_topics).check()
+        self.model, self.max_attempts = model, max_attempts
+        given = _process_options(model)
+        self.cells = sources.training_cells(data, TopicModel(model.n_samples, model.n_features, **given).get_params())
+        wanted = most_topics(len(self.cells)) if max_topics is None else max_topics
+        self.given = {**given, "num_topics": opt.validate("num_topics", wanted)}
+        self.process: TopicModel | None = None
+        self.num_steps = self.num_epochs = self.num_topics = 0
+        self._done = 0, 0  # steps and epochs
+        self.contributions = np.zeros(0)
+
+    def records(self) -> Generator[Record, None, None]:
+        """Train, attempt after attempt; their steps and epochs are counted on.
+
+        Raises
+        ------
+        TuningError
+            If every attempt diverges.
+        """
+        problem: TrainingError | None = None
+        for attempt in range(self.max_attempts):
+            try:
+                yield from self._attempt(attempt)
+            except TrainingError as p:
+                problem = p
+            else:
+                self._find()
+                return
+        raise TuningError(
+            f"the training diverged in each of {self.max_attempts} attempts. Try a lower max_learning_rate "
+            "(model.get_learning_rate_bounds(data) finds one), leave out cells with extreme total counts, model fewer "
+            f"features, or set max_topics lower than {self.given['num_topics']}. The last attempt: {problem}"
+        ) from problem
+
+    def _attempt(self, attempt: int) -> Generator[Record, None, None]:
+        self.process = process = _process_of(self.model, self.given, len(self.cells), attempt)
+        steps_before, epochs_before = self._done
+        self.num_epochs = epochs_before + process.num_epochs
+        self.num_steps = steps_before + process.num_epochs * steps_per_epoch(len(self.cells), process.batch_size)
+        for record in process.fit_cells(self.cells):
+            self._done = steps_before + record.step, epochs_before + record.epoch
+            yield record if not attempt else replace(record, step=self._done[0], epoch=self._done[1])
+
+    def _find(self) -> None:
+        assert self.process is not None
+        assert self.process.network is not None
+        theta_NK = merged(interpretation.compositions(self.process.network, self.cells))
+        self.contributions = np.sort(theta_NK.max(0))[::-1].copy()
+        self.num_topics = int((self.contributions > CONTRIBUTES).sum())
 
 
 def most_topics(n_cells: int) -> int:
@@ -107,8 +172,9 @@ def _strictness(model: TopicModel, n_cells: int) -> dict[str, Any]:
     return out
 
 
-def _estimate(model: TopicModel, given: dict[str, Any], cells: Cells, attempt: int) -> tuple[int, np.ndarray]:
-    given = {**given, **_strictness(model, len(cells))}
+def _process_of(model: TopicModel, given: dict[str, Any], n_cells: int, attempt: int) -> TopicModel:
+    """Return the model of an attempt."""
+    given = {**given, **_strictness(model, n_cells)}
     given["seed"] = (SEED if model.seed is None else model.seed) + attempt
     process = TopicModel(model.n_samples, model.n_features, **given)
     if attempt:
@@ -117,11 +183,7 @@ def _estimate(model: TopicModel, given: dict[str, Any], cells: Cells, attempt: i
         )
     if model._device is not None:
         process.set_device(model._device)
-    for _ in process.fit_cells(cells):
-        pass
-    assert process.network is not None
-    contributions = np.sort(merged(interpretation.compositions(process.network, cells)).max(0))[::-1]
-    return int((contributions > CONTRIBUTES).sum()), contributions.copy()
+    return process
 
 
 def merged(theta_NK: np.ndarray) -> np.ndarray:

@@ -8,14 +8,18 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from ..processes import is_alive
 
 ORPHAN = 1.0  # seconds after which a worker notices that its tuner is gone
 
 
-def _watch(parent: int) -> None:
+def _watch(tuner: Mapping[str, Any]) -> None:
     """End as if asked to, once the tuner is gone: whoever killed it wants an end of the tuning."""
-    while os.getppid() == parent:
+    while is_alive(tuner):
         time.sleep(ORPHAN)
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -25,9 +29,9 @@ def main() -> int:
     from ..errors import MiraError
     from .workers import GAVE_UP, run_worker
 
-    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
     # written by the tuner that started this process, in a folder that only its user can enter
     payload = pickle.loads(Path(sys.argv[1]).read_bytes())
+    threading.Thread(target=_watch, args=(payload.pop("tuner"),), daemon=True).start()
     try:
         run_worker(payload, sys.argv[3] or None)
     except MiraError as problem:  # the tuner tells it

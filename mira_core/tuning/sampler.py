@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import norm, qmc
 
 from .gaussian_process import GaussianProcess
+from .search import NARROWED
 
 CANDIDATES = 512
 REFINED = 64  # further candidates near the best trials
@@ -43,12 +44,17 @@ class RungSampler(optuna.samplers.BaseSampler):
     def __init__(self, rungs: Sequence[int], seed: int = 0, n_startup: int = 8, reduction_factor: float = 2.0) -> None:
         self.rungs, self.seed, self.n_startup = tuple(rungs), seed, n_startup
         self.reduction_factor = reduction_factor
-        self._space = optuna.search_space.IntersectionSearchSpace()
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return the parameters that all trials had, those that are numbers."""
-        space = self._space.calculate(study)
-        return {n: d for n, d in space.items() if not d.single() and not isinstance(d, CategoricalDistribution)}
+        """Return the numbers that all completed trials have, each over all that its range has been.
+
+        Somebody may narrow a range on the way. What was tried beyond it still tells of what is left.
+        """
+        space: dict[str, BaseDistribution] | None = None
+        for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            have = {n: d for n, d in t.distributions.items() if not isinstance(d, CategoricalDistribution)}
+            space = have if space is None else {n: _both(d, have[n]) for n, d in space.items() if n in have}
+        return {n: d for n, d in sorted((space or {}).items()) if not d.single()}
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -81,7 +87,8 @@ class RungSampler(optuna.samplers.BaseSampler):
         if len(seen) < self.n_startup or not whole:
             return {}
         running = [t for t in others if t.state == TrialState.RUNNING]
-        x_D = self._suggest(seen, running, search_space, self._rng(trial.number))
+        box = _box(search_space, study.user_attrs.get(NARROWED) or {})
+        x_D = self._suggest(seen, running, search_space, box, self._rng(trial.number))
         return {name: _from_unit(u, d) for u, (name, d) in zip(x_D, search_space.items(), strict=True)}
 
     def _rungs_of(self, trial: FrozenTrial) -> list[int]:
@@ -101,6 +108,7 @@ class RungSampler(optuna.samplers.BaseSampler):
         seen: list[FrozenTrial],
         running: list[FrozenTrial],
         space: Mapping[str, BaseDistribution],
+        box: np.ndarray,
         rng: np.random.Generator,
     ) -> np.ndarray:
         last = len(self.rungs) - 1
@@ -118,18 +126,23 @@ class RungSampler(optuna.samplers.BaseSampler):
         gp = GaussianProcess(x, z, int(rng.integers(2**31)))
         if running:  # as if they had ended as expected
             gp = gp.with_expected(self._inputs(np.array([_unit(t, space) for t in running]), last))
-        candidates = self._candidates(seen, space, rng)
+        candidates = self._candidates(seen, space, box, rng)
         log_acquisition = self._improvement(gp, candidates) + self._survival(gp, candidates, z, rung)
         return candidates[int(np.argmax(log_acquisition))]
 
     def _candidates(
-        self, seen: list[FrozenTrial], space: Mapping[str, BaseDistribution], rng: np.random.Generator
+        self,
+        seen: list[FrozenTrial],
+        space: Mapping[str, BaseDistribution],
+        box: np.ndarray,
+        rng: np.random.Generator,
     ) -> np.ndarray:
-        """Return points over the whole space, and some near the best trials, M x D."""
-        everywhere = qmc.Sobol(len(space), rng=rng).random(CANDIDATES)
+        """Return points over all that is searched now, and some near the best trials, M x D."""
+        low, high = box
+        everywhere = low + qmc.Sobol(len(space), rng=rng).random(CANDIDATES) * (high - low)
         best = sorted((t for t in seen if t.state == TrialState.COMPLETE), key=lambda t: t.value or 0.0)[:4]
         near = np.array([_unit(t, space) for t in best])[rng.integers(len(best), size=REFINED)]
-        near = np.clip(near + rng.normal(0, 0.05, near.shape), 0, 1)
+        near = np.clip(near + rng.normal(0, 0.05, near.shape), low, high)
         return np.vstack([everywhere, near])
 
     def _improvement(self, gp: GaussianProcess, candidates: np.ndarray) -> np.ndarray:
@@ -159,6 +172,24 @@ class RungSampler(optuna.samplers.BaseSampler):
 def _unit(trial: FrozenTrial, space: Mapping[str, BaseDistribution]) -> np.ndarray:
     """Return a trial's parameters between 0 and 1, D."""
     return np.array([_to_unit(trial.params[name], d) for name, d in space.items()])
+
+
+def _both(one: Any, other: Any) -> Any:
+    """Return a range that holds two."""
+    if one == other:
+        return one
+    return type(one)(min(one.low, other.low), max(one.high, other.high), log=one.log)
+
+
+def _box(space: Mapping[str, BaseDistribution], narrowed: Mapping[str, Sequence[float]]) -> np.ndarray:
+    """Return the ends of what is searched now, between 0 and 1, 2 x D."""
+    ends = np.array([[0.0] * len(space), [1.0] * len(space)])
+    for i, (name, distribution) in enumerate(space.items()):
+        if name in narrowed:
+            low, high = narrowed[name]
+            half = 0.5 if isinstance(distribution, optuna.distributions.IntDistribution) else 0.0
+            ends[:, i] = _to_unit(low - half, distribution), _to_unit(high + half, distribution)
+    return np.clip(ends, 0.0, 1.0)
 
 
 def _by_ratio(distribution: Any) -> bool:

@@ -12,6 +12,7 @@ from .. import options as opt
 from ..errors import OptionError
 
 Search = Mapping[str, Sequence[float] | None]
+NARROWED = "narrowed"  # attribute of a study: ranges for the trials to come, by name
 
 
 class Range(NamedTuple):
@@ -90,3 +91,27 @@ def suggest(trial: optuna.Trial, space: Mapping[str, Range]) -> dict[str, Any]:
         name: (trial.suggest_int if r.integer else trial.suggest_float)(name, r.low, r.high, log=r.log)  # type: ignore[arg-type]
         for name, r in space.items()
     }
+
+
+def narrowed(space: Mapping[str, Range], ends: Mapping[str, Sequence[float]]) -> dict[str, Range]:
+    """Return what is searched once some ranges are narrowed.
+
+    Raises
+    ------
+    OptionError
+        If one is not searched, or an end lies outside of what it was to begin with.
+    """
+    out = dict(space)
+    for name, (low, high) in ends.items():
+        if name not in space:
+            raise OptionError(f"{name} is not searched in this study; what is: {', '.join(space)}")
+        whole = space[name]
+        if not whole.low <= low <= high <= whole.high:
+            raise OptionError(
+                f"the range of {name} can be narrowed within {whole.low:g} to {whole.high:g}, the lower end first; "
+                f"got {low:g} to {high:g}"
+            )
+        if whole.integer and (low != int(low) or high != int(high)):
+            raise OptionError(f"{name} takes whole numbers; got {low:g} to {high:g}")
+        out[name] = whole._replace(low=low, high=high)
+    return out

@@ -104,7 +104,7 @@ def open_storage(storage: Storage) -> optuna.storages.BaseStorage:
             return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": PATIENCE}})
         return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     except Exception as problem:
-        raise TuningError(f"the storage {_without_password(url)} cannot be opened: {problem}") from problem
+        raise TuningError(f"the storage {without_password(url)} cannot be opened: {problem}") from problem
 
 
 def _prepare_sqlite(path: Path) -> None:
@@ -115,7 +115,8 @@ def _prepare_sqlite(path: Path) -> None:
     connection.close()
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
+    """Return a storage's URL as people may see it."""
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}"
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,9 @@ FORMAT = 1
 MEASURES = ("distortion", "rate", "dependence", "score")
 # What fit may change when it goes on with a study.
 BUDGET = ("max_trials", "min_trials", "stop_condition")
+# What people are told, and nothing depends on.
+TOLD = ("data", "recipe", "owner")
+ASKED = "it was asked to stop"
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class Plan:
         Folders of this study, absolute.
     log_steps, log_every
         Whether steps are logged, and which.
+    data, recipe
+        What people call the data: a path or ``demo:NAME``, and the steps of the recipe that was done to it; None: an
+        AnnData in memory, or no recipe.
+    owner
+        Who began the study, as user@host.
     """
 
     n_samples: int
@@ -73,6 +81,9 @@ class Plan:
     log_every: int
     train: str | None = None
     test: str | None = None
+    data: str | None = None
+    recipe: list[dict[str, Any]] | None = None
+    owner: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold."""
@@ -116,10 +127,15 @@ def best_of(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
 def why_to_end(study: optuna.Study, plan: Plan) -> str:
     """Say why no further trial is to begin; empty if one is."""
     trials = trials_of(study)
+    if patiently(lambda: study.user_attrs).get("stop"):
+        return ASKED
+    return spent(trials, plan)
+
+
+def spent(trials: Sequence[FrozenTrial], plan: Plan) -> str:
+    """Say why the trials that have begun are enough; empty if they are not."""
     ended = [t for t in trials if t.state.is_finished()]
     best = best_of(ended)
-    if patiently(lambda: study.user_attrs).get("stop"):
-        return "it was asked to stop"
     if len(trials) >= plan.max_trials:
         return f"{plan.max_trials} trials have begun"
     since = sum(t.number > best.number for t in ended) if best else 0
@@ -170,11 +186,12 @@ def attributes(trial: FrozenTrial) -> dict[str, Any]:
     held_out = story.get("held_out") or {}
     last = {k: v[-1] for k, v in held_out.items() if v}
     seconds = trial.duration.total_seconds() if trial.duration else None
+    score = trial.value if len(trial.values or ()) < 2 else None  # of several aims, none is the loss
     values = {
         "number": trial.number,
         "state": trial.state.name,
-        "value": trial.value,
-        "elbo": trial.value,
+        "value": score,
+        "elbo": score,
         **trial.params,
         "distortion": story.get("distortion", last.get("distortion")),
         "rate": story.get("rate", last.get("rate")),

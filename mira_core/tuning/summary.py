@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from optuna.trial import FrozenTrial
 
+from ..errors import TuningError
 from ..estimators.fitted import FittedModel
 from .gaussian_process import GaussianProcess
 from .study import best_of
@@ -61,6 +62,19 @@ class Summary:
     topics: pd.DataFrame
     compared: list[int]
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def sentence(self) -> str:
+        """State the range of numbers of topics that the trials speak for, and why."""
+        best = f"trial with the least loss has {self.num_topics} topics ({self.loss:.2f} nats per cell)"
+        if not self.alike:
+            return f"The {best}; there are too few trials to say which other numbers would do as well."
+        few, many = self.alike[0], self.alike[-1]
+        if few == many:
+            return f"Take {few} topics: the expected loss is least there, and higher at every other number."
+        fewest = f"Take {few} to {many} topics, rather {few} where fewer are easier to read: the {best}, and"
+        noise = f", as trainings with the same number scatter by {self.noise:.2f}" if self.noise is not None else ""
+        return f"{fewest} the expected losses from {_ranges(self.alike)} cannot be told apart{noise}."
 
     def __repr__(self) -> str:
         """Tell all of it."""
@@ -181,6 +195,61 @@ def match(model: FittedModel, others: Sequence[FittedModel]) -> pd.DataFrame:
         },
         index=names,
     )
+
+
+def compare(model: FittedModel, other: FittedModel, top: int = 20) -> pd.DataFrame:
+    """Match the topics of two models one to one, and say what the second gained and lost.
+
+    Parameters
+    ----------
+    model, other
+        Trained on the same features, at least in part.
+    top
+        So many features, by activation, stand for a topic.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each pair, the most alike first, then those that nothing is left for: ``topic``, ``other`` (None: it
+        has none), their weighted ``correlation``, how many of the top features they ``share``, and those that were
+        ``gained`` and ``lost``.
+
+    Raises
+    ------
+    TuningError
+        If the models have less than half of their features in common.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    theirs = pd.Index(other.features)
+    at = theirs.get_indexer(model.features)
+    both = np.flatnonzero(at >= 0)
+    if len(both) < min(len(at), len(theirs)) / 2:
+        raise TuningError(
+            f"topics can be compared where models share their features; these share {len(both)} of {len(at)} and "
+            f"{len(theirs)}"
+        )
+    names = np.asarray(model.features)[both]
+    a, b = model.topic_feature_activations()[:, both], other.topic_feature_activations()[:, at[both]]
+    weight = model.topic_feature_compositions()[:, both].mean(0)
+    alike = correlations(a, b, weight)
+    rows, columns = linear_sum_assignment(-alike)
+    Pair = tuple[int | None, int | None, float]
+    pairs: list[Pair] = [(int(i), int(j), alike[i, j]) for i, j in zip(rows, columns, strict=True)]
+    pairs.sort(key=lambda pair: -pair[2])
+    alone: list[Pair] = [(i, None, np.nan) for i in range(len(a)) if i not in rows]
+    alone += [(None, j, np.nan) for j in range(len(b)) if j not in columns]
+
+    def leading(activations: np.ndarray, k: int | None) -> list[str]:
+        return [] if k is None else names[np.argsort(-activations[k], kind="stable")[:top]].tolist()
+
+    told = []
+    for i, j, r in [*pairs, *alone]:
+        before, after = leading(a, i), leading(b, j)
+        gained, lost = [f for f in after if f not in before], [f for f in before if f not in after]
+        told.append((None if i is None else model.topic_cols[i], None if j is None else other.topic_cols[j], r,
+                     len(set(before) & set(after)), gained, lost))  # fmt: skip
+    return pd.DataFrame(told, columns=["topic", "other", "correlation", "share", "gained", "lost"])
 
 
 def correlations(a_KG: np.ndarray, b_JG: np.ndarray, weight_G: np.ndarray) -> np.ndarray:

@@ -40,7 +40,7 @@ class Table:
     def __enter__(self) -> Table:
         if _in_notebook():
             self._live = _Cell()
-        elif self.console.is_terminal:
+        elif self.console.is_terminal and self.console.file.isatty():  # a log is none, whatever FORCE_COLOR says
             from rich.live import Live
 
             self._live = Live(console=self.console, auto_refresh=False)

@@ -25,9 +25,10 @@ from ..processes import this_process
 from ..records import EpochRecord, StepRecord
 from ..training.evaluation import held_out
 from ..training.writers import TensorBoardWriter
-from .search import suggest
+from .control import try_again
+from .search import NARROWED, narrowed, suggest
 from .storage import patiently
-from .study import MEASURES, Plan, fail_dead, trials_of, why_to_end
+from .study import ASKED, MEASURES, Plan, fail_dead, trials_of, why_to_end
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ class Worker:
             try:
                 self._run(trial)
             except Stopped:
-                return "it was asked to stop"
+                return ASKED
             if len(self.failures) >= HOPELESS:
                 last = self.failures[-1]
                 raise TuningError(
@@ -113,7 +114,7 @@ class Worker:
                 )
             if self.crowded:
                 return "memory ran out while other trials ran, so that this worker leaves it to them"
-        return "it was asked to stop"
+        return ASKED
 
     def _wait_while_paused(self) -> None:
         while not self.quit.is_set():
@@ -158,8 +159,7 @@ class Worker:
         self.crowded = bool(trials_of(self.study, [TrialState.RUNNING]))
         if "retry_of" in trial.user_attrs:
             return
-        change = {"retry_of": trial.number, "change": "half the batch_size, as memory ran out"}
-        patiently(lambda: self.study.enqueue_trial(trial.params, user_attrs=change))
+        patiently(lambda: try_again(self.study, self.plan, trial.number))
 
 
 class TrialRun:
@@ -178,7 +178,8 @@ class TrialRun:
         trial, plan, worker = self.trial, self.plan, self.worker
         self._note("process", this_process())
         with _Heart(self._beat):
-            params = patiently(lambda: suggest(trial, plan.space))
+            ends = patiently(lambda: worker.study.user_attrs).get(NARROWED) or {}
+            params = patiently(lambda: suggest(trial, narrowed(plan.space, ends)))
             model = self._model(params)
             self._note("device", str(model._training_device()))
             window = max(1, model.num_epochs // 6)
@@ -209,8 +210,7 @@ class TrialRun:
         plan, trial = self.plan, self.trial
         given = {**plan.given, **params, "seed": plan.seed + trial.number}
         model = TopicModel(plan.n_samples, plan.n_features, **given)
-        if "retry_of" in trial.user_attrs:
-            model.set_params(batch_size=max(2, model.batch_size // 2))
+        model.set_params(**trial.user_attrs.get("options", {}))  # of a trial that is tried again
         if self.worker.device is not None:
             model.set_device(self.worker.device)
         return model

@@ -21,11 +21,11 @@ import torch
 
 from ..errors import OptionError, TuningError
 from ..estimators.topic_model import TopicModel
-from ..processes import ENVIRONMENT
+from ..processes import ENVIRONMENT, this_process
 from . import storage as storages
 from .sampler import RungSampler
 from .storage import Storage, patiently
-from .study import Plan, fail_dead, why_to_end
+from .study import ASKED, Plan, fail_dead, why_to_end
 from .worker import Worker, read_cells
 
 STARTUP = 8  # trials spread over the ranges before the sampler is asked
@@ -181,12 +181,15 @@ class Team:
             raise
         return why_to_end(self.study, self.plan)
 
-    def run_processes(self) -> str:
-        """Start the workers as processes of this machine, others in place of those that die, and wait."""
+    def run_processes(self, quit: threading.Event | None = None) -> str:
+        """Start the workers as processes of this machine, others in place of those that die, and wait.
+
+        Once `quit` is set they are ended, and their trials told as stopped.
+        """
         with tempfile.TemporaryDirectory(prefix="mira-tuning-") as folder:
             payload = Path(folder) / "worker.pickle"
             try:
-                payload.write_bytes(pickle.dumps(self.payload))
+                payload.write_bytes(pickle.dumps({**self.payload, "tuner": this_process()}))
             except Exception as problem:
                 raise OptionError(f"sampler and pruner must be picklable for n_jobs above 1: {problem}") from problem
             running = {i: self._start(payload, i) for i in range(self.n_jobs)}
@@ -195,6 +198,8 @@ class Team:
                     if not running:  # all stood down at once, each for the others
                         running = {0: self._start(payload, 0)}
                     time.sleep(WATCH)
+                    if quit is not None and quit.is_set():
+                        return ASKED
                     for i, process in list(running.items()):
                         if process.poll() is None:
                             continue

@@ -59,7 +59,20 @@ def open_hdf5(path: Path) -> tuple[h5py.File, Sizes]:
         If it is no HDF5 file, is cut off, or holds links.
     """
     with reading(path):
-        file = h5py.File(path, "r")
+        whole = path.stat().st_size
+        if not h5py.is_hdf5(path):
+            raise DataError(
+                f"{path.name} is no HDF5 file, as {path.suffix} files are: something else has this name, or its "
+                "beginning is missing. Copy it again from where it came, or convert it"
+            )
+        try:
+            file = h5py.File(path, "r")
+        except OSError as problem:
+            if "truncated" not in str(problem):
+                raise
+            raise DataError(
+                f"{path.name} cannot be read: it is cut off after {whole:,} bytes. Copy it again from where it came"
+            ) from problem
     try:
         with reading(path):
             return file, _sizes(file, path.name)

@@ -13,6 +13,7 @@ from ..tally import Tally
 from .finding import Finding, some
 
 FEW_CELLS = 500
+HARDLY_ANY = 50
 OUTLIERS = 0.002  # share of cells from where outliers are worth a word
 MANY_OUTLIERS = 0.05
 HIGH_PCT_MT = 20.0
@@ -39,6 +40,14 @@ def check_number(n: int) -> Iterator[Finding]:
         yield Finding(
             "few_cells", "error", "There are no cells to learn from", f"The data holds {n} cells.",
             "Topics are what many cells share.", "Open a file with more cells.",
+        )  # fmt: skip
+    elif n < HARDLY_ANY:
+        yield Finding(
+            "few_cells", "warning", "There are too few cells for topics that mean anything",
+            f"The data holds {n:,} cells.",
+            f"Topics are what many cells share. A model can be trained on fewer than {HARDLY_ANY}, to try things out, "
+            "but what it learns is chance.",
+            "Open a file with more cells.",
         )  # fmt: skip
     elif n < FEW_CELLS:
         yield Finding(
@@ -84,8 +93,9 @@ def check_outliers(t: Tally, qc: QC, feature: str) -> Iterator[Finding]:
     told = [
         f"{sum(which):,} with {limit}"
         for which, limit in (
-            (shallow, f"fewer than {depth.lower:,.0f} counts"), (few, f"fewer than {seen.lower:,.0f} {feature}s"),
-            (deep, f"more than {depth.upper:,.0f} counts"),
+            (shallow, f"fewer than {np.ceil(depth.lower):,.0f} counts"),
+            (few, f"fewer than {np.ceil(seen.lower):,.0f} {feature}s"),
+            (deep, f"more than {np.floor(depth.upper):,.0f} counts"),
         )
         if which.any()
     ]  # fmt: skip

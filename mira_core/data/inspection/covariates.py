@@ -56,6 +56,8 @@ def check_covariates(
         yield from found
         if not found or all(f.code == "missing_values" for f in found):
             measured.append(column)
+    if not named and usable:
+        yield _may_be_batches(obs, usable)
     severity: Severity = "warning" if named else "info"
     yield from _check_pairs(obs, usable, measured, severity)
     labels = [
@@ -63,6 +65,19 @@ def check_covariates(
         if c not in (*categories, *numbers) and BIOLOGY.search(c) and _may_be_category(obs[c])
     ]  # fmt: skip
     yield from _check_labels(obs, usable, measured, labels)
+
+
+def _may_be_batches(obs: pd.DataFrame, columns: list[str]) -> Finding:
+    told = ", ".join(f"obs[{c!r}] has {obs[c].nunique():,} values" for c in columns)
+    one = len(columns) == 1
+    return Finding(
+        "may_be_batches", "info", f"Cells may come from several batches: {', '.join(columns)}",
+        f"{told}.",
+        "Cells that were handled apart differ by more than their biology, and without a correction part of the topics "
+        "tells batches.",
+        f"If {'it is' if one else 'they are'} technical, name {'it' if one else 'them'} as categorical_covariates: the "
+        "model then is a CODAL model, whose topics are free of them.", None, columns[0],
+    )  # fmt: skip
 
 
 def _may_be_category(values: pd.Series) -> bool:

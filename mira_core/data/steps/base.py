@@ -33,6 +33,8 @@ class Step:
 
     name: ClassVar[str] = ""
     needs_counts: ClassVar[bool] = False  # in X
+    of_a_column: ClassVar[bool] = False  # so that there may be one for each
+    family: ClassVar[str] = ""  # of steps, only one of which makes sense
 
     def __init_subclass__(cls) -> None:
         cls.name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
@@ -44,6 +46,15 @@ class Step:
             value = _checked(f"{f.name} of the step {self.name}", getattr(self, f.name), hints[f.name], f.metadata)
             object.__setattr__(self, f.name, value)
         self._check()
+
+    @property
+    def place(self) -> str:
+        """What it does, to what: of two steps of the same place, a recipe that is put together has the later one."""
+        return f"{self.name} {getattr(self, 'column', '')}" if self.of_a_column else self.family or self.name
+
+    def after(self, before: Step) -> Step:
+        """Return the step that takes the place of another one and of this one."""
+        return self
 
     def apply(self, adata: ad.AnnData) -> ad.AnnData:
         """Change `adata`, which is ours, or return some of it.
@@ -74,11 +85,13 @@ class Step:
     def _code(self) -> list[str]:
         raise NotImplementedError
 
+    def given(self) -> dict[str, Any]:
+        """Return the options that differ from their defaults."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
+
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold: the name, and options that differ from their defaults."""
-        told = {f.name: getattr(self, f.name) for f in fields(self)}
-        defaults = {f.name: f.default for f in fields(self)}
-        return {"step": self.name, **{k: _plain(v) for k, v in told.items() if v != defaults[k]}}
+        return {"step": self.name, **{k: _plain(v) for k, v in self.given().items()}}
 
     def __str__(self) -> str:
         told = self.to_dict()

@@ -20,6 +20,8 @@ class CountsFromLayer(Step):
 
     layer: str = option(doc="layer with raw counts")
 
+    family = "counts"
+
     def _apply(self, adata: ad.AnnData) -> ad.AnnData:
         adata.X = adata.layers[_known(self.layer, adata.layers.keys(), "layer")].copy()
         return adata
@@ -31,6 +33,8 @@ class CountsFromLayer(Step):
 @dataclass(frozen=True)
 class CountsFromRaw(Step):
     """Take counts and features of ``raw``; columns of booleans of ``var`` are kept."""
+
+    family = "counts"
 
     def _apply(self, adata: ad.AnnData) -> ad.AnnData:
         if adata.raw is None:
@@ -55,6 +59,8 @@ class RecoverCounts(Step):
     transform: str = option("log1p", doc="what was done to the counts after scaling them", choices=tuple(TRANSFORMS))
     layer: str | None = option(None, doc="layer with the values; None: X")
     raw: bool = option(False, doc="take values and features of raw, as counts_from_raw does")
+
+    family = "counts"
 
     def _check(self) -> None:
         if self.raw and self.layer is not None:

@@ -32,6 +32,7 @@ class MakeNamesUnique(Step):
 class KeepFeatures(Step):
     """Keep features by a column of ``var``, such as the peaks of a file with genes and peaks."""
 
+    of_a_column = True
     column: str = option(doc="column of var")
     values: tuple[str, ...] = option(doc="its values of the features to keep")
 
@@ -48,6 +49,7 @@ class KeepFeatures(Step):
 class DropMissing(Step):
     """Drop cells for which a column of ``obs`` has no value."""
 
+    of_a_column = True
     column: str = option(doc="column of obs")
 
     def _apply(self, adata: ad.AnnData) -> ad.AnnData:
@@ -69,6 +71,10 @@ class FilterCells(Step):
     max_genes: int | None = option(None, doc="most features seen", low=0)
     max_pct_mt: float | None = option(None, doc="most mitochondrial counts, in % of a cell's", low=0)
     symbols: str | None = option(None, doc="column of var with gene symbols; None: var_names")
+
+    def after(self, before: Step) -> Step:
+        """Return a step with the limits of both; of one limit, that of this one."""
+        return FilterCells(**{**before.given(), **self.given()})
 
     def _check(self) -> None:
         limits = (self.min_counts, self.max_counts, self.min_genes, self.max_genes, self.max_pct_mt)
@@ -120,6 +126,10 @@ class FilterFeatures(Step):
     min_share: float | None = option(None, doc="least share of cells, 0 to 1", low=0)
     max_share: float | None = option(None, doc="largest share of cells, 0 to 1", low=0)
 
+    def after(self, before: Step) -> Step:
+        """Return a step with the limits of both; of one limit, that of this one."""
+        return FilterFeatures(**{**before.given(), **self.given()})
+
     def _check(self) -> None:
         _some_limit(self.name, (self.min_cells, self.max_cells, self.min_share, self.max_share))
         _ordered(self.name, "cells", self.min_cells, self.max_cells)
@@ -160,6 +170,7 @@ class DropEmptyFeatures(Step):
 class DropRareCategories(Step):
     """Drop cells of those categories of a column of ``obs`` that have few cells."""
 
+    of_a_column = True
     column: str = option(doc="column of obs")
     min_cells: int = option(10, doc="least cells of a category that is kept", low=1)
 

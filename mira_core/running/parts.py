@@ -1,0 +1,143 @@
+"""What the runners of all kinds of jobs share: the job at hand, its records, its cells, and what it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import anndata as ad
+import numpy as np
+
+from ..data import sources
+from ..data.demo import DEMO, load_demo
+from ..data.recipe import Recipe, prepare
+from ..estimators.topic_model import TopicModel
+from ..records import EpochRecord, RangeRecord, Record
+from ..reporting import Reporter, Requests
+
+FLUSH = 0.1  # seconds after which records must be readable by others
+Listener = Callable[[Record | RangeRecord], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A job that runs: its folder and specification, where it tells how it stands, and who asks and listens."""
+
+    folder: Path
+    spec: Mapping[str, Any]
+    report: Reporter
+    requests: Requests
+    listen: Listener | None = None
+
+    @property
+    def result(self) -> Path:
+        """The folder of results, made if it is not there."""
+        folder = self.folder / "result"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def records(self) -> Records:
+        """Return where records go."""
+        return Records(self.folder, self.listen)
+
+    def end(self, stopped: bool) -> None:
+        """Tell that it is done, or that it was stopped."""
+        self.report.update(stage="stopped" if stopped else "done")
+
+
+class Records:
+    """Appends records to the job's file, readable by others soon."""
+
+    def __init__(self, folder: Path, listen: Listener | None) -> None:
+        self.path, self.listen = folder / "records.jsonl", listen
+        self.flushed = 0.0
+        self.file: TextIO
+
+    def __enter__(self) -> Records:
+        self.file = open(self.path, "a", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write(self, record: Record | RangeRecord) -> None:
+        """Append one, and tell who listens."""
+        self.file.write(json.dumps(record.to_dict()) + "\n")
+        if self.listen is not None:
+            self.listen(record)
+        if not (isinstance(record, EpochRecord | RangeRecord) or time.monotonic() - self.flushed > FLUSH):
+            return
+        self.file.flush()
+        self.flushed = time.monotonic()
+
+    def to_disk(self) -> None:
+        """Wait until all records are on the disk."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+
+def open_source(data: str) -> ad.AnnData | sources.OnDiskDataset:
+    """Open what a job names as its data: a path as `fit` takes it, or ``demo:NAME``."""
+    if data.startswith(DEMO):
+        return load_demo(data.removeprefix(DEMO))
+    return sources.open_source(data)
+
+
+def open_cells(spec: Mapping[str, Any]) -> ad.AnnData | sources.OnDiskDataset:
+    """Open the data of a job, and do to it what its recipe says."""
+    data = spec["data"]
+    if spec.get("recipe") is None:
+        return open_source(data)
+    return prepare(open_source(data) if data.startswith(DEMO) else data, Recipe.from_dict(spec["recipe"]))
+
+
+def explain(task: Task, model: TopicModel, data: sources.Data, stopped: bool = False) -> None:
+    """Write ``result/cells.h5ad``: topics of cells and features, and a UMAP if it is wanted and there is time."""
+    task.report.update(stage="predicting")
+    cells = predict_cells(model, data)
+    if "recipe" in task.spec:
+        cells.uns["recipe"] = json.dumps(task.spec["recipe"])
+    write_cells(task.result, cells)
+    if task.spec.get("embedding", True) and not stopped:
+        task.report.update(stage="embedding")
+        embed(cells)
+        write_cells(task.result, cells)
+
+
+def predict_cells(model: TopicModel, data: sources.Data) -> ad.AnnData:
+    """Return a copy without counts, with topics of cells and features."""
+    adata = model.predict(data)
+    out = ad.AnnData(obs=adata.obs, var=adata.var)
+    for name in ("X_topic_compositions", "X_umap_features"):
+        out.obsm[name] = adata.obsm[name]
+    for name in ("topic_feature_compositions", "topic_feature_activations"):
+        out.varm[name] = adata.varm[name]
+    out.uns["topic_dendogram"] = adata.uns["topic_dendogram"]
+    return out
+
+
+def embed(cells: ad.AnnData) -> None:
+    """Write obsm['X_umap'], a UMAP of the topics (scanpy; neighbours with the manhattan metric)."""
+    import scanpy as sc
+
+    n = cells.n_obs
+    if n < 4:
+        cells.obsm["X_umap"] = np.zeros((n, 2), np.float32)
+        return
+    topics = ad.AnnData(obsm={"X_umap_features": cells.obsm["X_umap_features"]})
+    sc.pp.neighbors(topics, n_neighbors=min(15, n - 1), use_rep="X_umap_features", metric="manhattan", random_state=0)
+    sc.tl.umap(topics, random_state=0)
+    cells.obsm["X_umap"] = topics.obsm["X_umap"]
+
+
+def write_cells(result: Path, cells: ad.AnnData) -> None:
+    """Write cells.h5ad, beside and renamed."""
+    path = result / "cells.h5ad"
+    beside = path.with_suffix(".part")
+    cells.write_h5ad(beside)
+    beside.replace(path)
