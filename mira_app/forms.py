@@ -17,14 +17,22 @@ import panel_material_ui as pmui
 import param
 
 from mira_core import options
-from mira_core.data.describe import Description
-from mira_core.errors import MiraError
+from mira_core.data import Recipe
+from mira_core.data.describe import Description, Layer
+from mira_core.data.inspection.covariates import TECHNICAL
+from mira_core.data.inspection.features import MANY_GENES
+from mira_core.errors import MiraError, OptionError
 from mira_core.recommend import ResolvedOption, resolve
 
 from .pages import parts
 from .styles import GRID
+from .workspace import Workspace
 
 EMPTY = ""
+NOT_GIVEN: Any = object()  # None is a value of some options: no prior
+NONE = "none"
+MARKED = "highly_variable"  # column in which scanpy, and recipes, mark features
+LEAST_MARKED = 50  # features, from which a model can be made
 
 
 class Field:
@@ -95,32 +103,45 @@ class Field:
             self._changed()
 
     def value(self) -> Any:
-        """Return what the user wants, or None for nothing of their own.
+        """Return what the user wants, or `NOT_GIVEN` for nothing of their own.
 
         Raises
         ------
         OptionError
-            If the text is no value of this option.
+            If the text is no value of this option, or names what the data do not have.
         """
         raw = self.widget.value
         if isinstance(self.widget, pmui.TextInput):
             text = (raw or "").strip()
-            return None if text == EMPTY else options.validate(self.name, _number(text, self.declared))
+            if text == EMPTY:
+                return NOT_GIVEN
+            value = options.validate(self.name, _number(text, self.declared))
+            return NOT_GIVEN if value is None and self.declared.default is None else value
+        if self.choices is not None and (raw not in (EMPTY, None)):
+            known = self.choices.values()
+            if unknown := [x for x in ([raw] if isinstance(raw, str) else raw) if x not in known]:
+                able = [str(x) for x in known if x != EMPTY]
+                raise OptionError(
+                    f"{self.name} names {unknown[0]!r}, which these data cannot give it; "
+                    + (f"choose of {', '.join(able[:10])}" if able else "they have nothing to choose")
+                )
         if isinstance(self.declared, options.ColumnNames):
-            return raw or None
-        return None if raw in (EMPTY, self.declared.default) else raw
+            return list(raw) or NOT_GIVEN
+        return NOT_GIVEN if raw in (EMPTY, self.declared.default) else raw
 
     def set(self, value: Any) -> None:
-        """Show a value, without telling anybody."""
+        """Show a value, or `NOT_GIVEN`, without telling anybody."""
+        if value is None and self.declared.default is None:
+            value = NOT_GIVEN
         self._quiet = True
         try:
             if isinstance(self.widget, pmui.TextInput):
-                self.widget.value = EMPTY if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+                self.widget.value = EMPTY if value is NOT_GIVEN else NONE if value is None else str(value)
             elif isinstance(self.declared, options.ColumnNames):
-                self.widget.value = value or []
+                self.widget.value = [] if value is NOT_GIVEN else [value] if isinstance(value, str) else list(value)
             else:
                 unset = EMPTY if self.choices is not None else self.declared.default
-                self.widget.value = unset if value is None else value
+                self.widget.value = unset if value is NOT_GIVEN else value
         finally:
             self._quiet = False
 
@@ -136,13 +157,18 @@ class Field:
         if problem:
             self.hint.object = f'<span class="problem">{_escape(problem)}</span>'
             return
-        if option is None or self.declared.metadata["group"] == "data":
+        if option is None:
             self.hint.object = ""
             return
         if isinstance(self.widget, pmui.TextInput):
             unset = option.recommended if option.recommended is not None else option.documented
             self.widget.placeholder = f"{_show(unset)}"
-        said = [f"default {_show(option.documented)}"]
+        documented = _show(option.documented)
+        if self.choices is not None and not isinstance(self.declared, options.ColumnNames):
+            documented = next((label for label, value in self.choices.items() if value == EMPTY), documented)
+        elif isinstance(option.documented, bool):
+            documented = "yes" if option.documented else "no"
+        said = [f"default {_escape(documented)}"]
         if option.recommended not in (None, option.documented):
             said.insert(0, f"recommended {_show(option.recommended)}")
         if option.source == "yours":
@@ -177,9 +203,8 @@ class ModelForm(param.Parameterized):
         _asking()  # the answer is there by the time somebody chooses an encoder of peaks
         data = _choices(described)
         self.fields = {n: Field(n, self.read, data.get(n)) for n in options.names()}
-        layer = described.counts_layer()
-        if layer is not None and layer.name is not None:
-            self.fields["counts_layer"].set(layer.name)
+        for name, value in wanted(described).items():
+            self.fields[name].set(value)
         self.found = parts.empty("No option has these words", "Options that do not apply to this model are not shown.")
         self.groups = {g: pn.Column(sizing_mode="stretch_width", margin=0) for g in options.GROUPS}
         for group, box in self.groups.items():
@@ -196,14 +221,16 @@ class ModelForm(param.Parameterized):
         problems: dict[str, str] = {}
         for name, field in self.fields.items():
             try:
-                if (value := field.value()) is not None:
+                if (value := field.value()) is not NOT_GIVEN:
                     given[name] = value
             except MiraError as problem:
                 problems[name] = str(problem)
         layer = next((x for x in self.described.layers if x.name == given.get("counts_layer")), None)
-        if layer is None or layer.problem:
-            problems.setdefault("counts_layer", layer.problem if layer else "the data has no X; choose a layer")
+        if "counts_layer" not in problems and (layer is None or layer.problem):
+            told = "the data has no X; choose a layer" if self.described.layers else "this file holds no counts"
+            problems["counts_layer"] = layer.problem if layer else told
         given = {n: v for n, v in given.items() if options.applies(n, given)}
+        own = dict(given)
         given["feature_type"] = given.get("feature_type", options.default("feature_type"))
         whole = next(iter(problems.values()), "")
         if not problems:
@@ -221,7 +248,7 @@ class ModelForm(param.Parameterized):
                 named = next((n for n in sorted(self.fields, key=len, reverse=True) if n in whole), None)
                 if named:
                     problems[named] = whole
-        resolved: Mapping[str, ResolvedOption] = resolve(self.described.n_cells, self.described.n_features, given)
+        resolved: Mapping[str, ResolvedOption] = resolve(self.described.n_cells, self.described.n_features, own)
         for name, field in self.fields.items():
             applies = name in resolved
             shown = self.advanced or field.declared.metadata["level"] == "basic" or name in given or name in problems
@@ -239,8 +266,35 @@ class ModelForm(param.Parameterized):
     def load(self, given: Mapping[str, Any]) -> None:
         """Show these options and no others."""
         for name, field in self.fields.items():
-            field.set(given.get(name))
+            field.set(given.get(name, NOT_GIVEN))
         self.read()
+
+
+def prepared(workspace: Workspace, key: str, recipe_key: str) -> tuple[Recipe, Description]:
+    """Return a recipe, and the data set as it leaves it, once all is known that a form asks; may take long."""
+    recipe = workspace.looks.recipe(recipe_key)
+    described = workspace.prepared(key, recipe)
+    wanted(described)  # which may have to wait for what GPUs there are
+    return recipe, described
+
+
+def wanted(described: Description) -> dict[str, Any]:
+    """Return the options that the data call for: they are given, and can be seen and changed.
+
+    May take seconds where the data are peaks, until it is known whether there is a GPU.
+    """
+    out: dict[str, Any] = {}
+    layer = described.counts_layer()
+    if layer is not None and layer.name is not None:
+        out["counts_layer"] = layer.name
+    if described.feature_type == "accessibility":
+        out["feature_type"] = "accessibility"
+        if not _gpu():
+            out["atac_encoder"] = "fast"
+    marked = next((c.n_marked for c in described.var if c.name == MARKED and c.marks), 0)
+    if described.n_features > MANY_GENES and LEAST_MARKED <= marked < described.n_features:
+        out["highly_variable_key"] = MARKED
+    return out
 
 
 @functools.cache
@@ -258,14 +312,17 @@ def _gpu() -> bool:
 
 def _choices(described: Description) -> dict[str, dict[str, Any]]:
     flags = {n: n for n in described.flags()}
-    layers = {(x.name or "X") + (" (no raw counts)" if x.problem else ""): x.name or EMPTY for x in described.layers}
-    columns = {c.name: c.name for c in described.obs}
-    numeric = {c.name: c.name for c in described.obs if c.kind == "numeric"}
+    layers = {_label(x): x.name or EMPTY for x in described.layers}
+    # What tells batches is mostly named so, and has few values: it comes first.
+    plain = ("categorical", "text", "boolean")
+    ordered = sorted(described.obs, key=lambda c: (not TECHNICAL.search(c.name), c.kind not in plain, c.n_unique))
+    columns = {c.name: c.name for c in ordered}
+    numeric = {c.name: c.name for c in described.obs if c.numbers}
     return {
         "highly_variable_key": {"all features": EMPTY, **flags},
         "exogenous_key": {"all features": EMPTY, **flags},
         "endogenous_key": {"all modeled features": EMPTY, **flags},
-        "counts_layer": layers or {"X": EMPTY},
+        "counts_layer": layers if EMPTY in layers.values() else {"X (there is none)": EMPTY, **layers},
         "categorical_covariates": columns,
         "continuous_covariates": numeric,
         "covariates_keys": numeric,
@@ -273,17 +330,24 @@ def _choices(described: Description) -> dict[str, dict[str, Any]]:
     }
 
 
+def _label(layer: Layer) -> str:
+    name = "X" if layer.name is None else "layers['X']" if layer.name == "X" else layer.name
+    return name + (" (no raw counts)" if layer.problem else "")
+
+
 def _number(text: str, declared: param.Parameter) -> Any:
+    if declared.allow_None and text.lower() == NONE:
+        return None
     try:
         value = float(text)
-    except ValueError:
+        whole = isinstance(declared, param.Integer) and value.is_integer()
+        return int(text) if text.lstrip("+-").isdigit() else int(value) if whole else value
+    except ValueError:  # no number, or one of thousands of digits
         return text
-    whole = isinstance(declared, param.Integer) and value.is_integer()
-    return int(text) if text.lstrip("+-").isdigit() else int(value) if whole else value
 
 
 def _show(value: Any) -> str:
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return NONE if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _escape(text: str) -> str:

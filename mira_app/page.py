@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
+import param
 from bokeh.models import CustomJS
 
 from .figures.colours import ACCENT, ACCENT_ON_DARK
@@ -15,10 +17,14 @@ from .hub import Hub
 from .pages.data import DataPage
 from .pages.explore import ExplorePage
 from .pages.model import ModelPage
+from .pages.now import Now
 from .pages.train import TrainPage
+from .pages.tune import TunePage
 from .session import PAGES, Session
 from .settings import Settings
+from .studies import Studies
 from .styles import LINE, MUTED
+from .widgets.arrived import Arrived
 from .workspace import Workspace
 
 THEME = {
@@ -41,6 +47,7 @@ THEME = {
         "MuiOutlinedInput": {"defaultProps": {"notched": True}},
     },
 }
+IN_URL = ["page", "data", "recipe", "job", "test", "beside", "study", "part", "trials", "pin", "colour"]
 NARROW = "@media (max-width: 640px)"
 HEAD = {
     "& .MuiAppBar-root .title": {
@@ -59,13 +66,16 @@ MENU = {
     "& .Mui-selected": {"color": "var(--panel-primary-color) !important"},
     "& .MuiTabs-indicator": {"backgroundColor": "var(--panel-primary-color) !important"},
 }
-ICONS = {"data": "dataset", "model": "tune", "train": "show_chart", "explore": "bubble_chart"}
+ICONS = {
+    "data": "dataset", "model": "tune", "train": "show_chart", "tune": "query_stats", "explore": "bubble_chart",
+}  # fmt: skip
 
 
 @functools.cache
-def shared() -> tuple[Workspace, Hub]:
+def shared() -> tuple[Workspace, Hub, Studies]:
     """Return what all sessions of this process share."""
-    return Workspace(Settings.from_environment()), Hub()
+    workspace = Workspace(Settings.from_environment())
+    return workspace, Hub(), Studies(workspace)
 
 
 def asset(name: str) -> Path:
@@ -77,8 +87,26 @@ def asset(name: str) -> Path:
     raise FileNotFoundError(f"the file {name} is missing from the installation; install again")
 
 
-def app() -> pmui.Page:
+class Off(param.Boolean):
+    """A switch that stays off, whatever it is linked to."""
+
+    def __set__(self, obj: Any, val: Any) -> None:
+        """Do nothing."""
+
+
+class Page(pmui.Page):
+    """A page that is not told each time that any session of the server is busy.
+
+    Telling it walks the whole document, some 20 ms of the server for every page, whichever of them is used; and the
+    link keeps pages for ever.
+    """
+
+    busy = Off(default=False)
+
+
+def app() -> Page:
     """Build the page for one session."""
+    pn.extension("tabulator")
     # After a restart of the server an open page comes back by itself. It has to load again, since the new session
     # knows nothing of the old one's models; the URL holds what was looked at.
     pn.config.reconnect = True
@@ -87,24 +115,37 @@ def app() -> pmui.Page:
         # Back and forward change the URL alone; what it says has to be loaded.
         back = "window.addEventListener('popstate', () => window.location.reload())"
         pn.state.curdoc.js_on_event("document_ready", CustomJS(code=back))
-    workspace, hub = shared()
+        for script in ("accessible.js", "recover.js"):
+            pn.state.curdoc.js_on_event("document_ready", CustomJS(code=asset(script).read_text()))
+    workspace, hub, studies = shared()
+    arrived = Arrived()
     session = Session(data="demo:pbmc700" if workspace.settings.demo else "")
     if pn.state.location is not None:
-        pn.state.location.sync(session, ["page", "data", "job", "test", "beside", "colour"])
-    closing = [DataPage(workspace, session), ModelPage(workspace, session, hub), TrainPage(workspace, session, hub)]
-    pages: dict[str, Any] = {
-        **dict(zip(PAGES, closing, strict=False)),
-        "explore": ExplorePage(workspace, session),
+        pn.state.location.sync(session, IN_URL)
+    makers: dict[str, Callable[[], Any]] = {
+        "data": lambda: DataPage(workspace, session),
+        "model": lambda: ModelPage(workspace, session, hub),
+        "train": lambda: TrainPage(workspace, session, hub, arrived),
+        "tune": lambda: TunePage(workspace, studies, session, hub, arrived),
+        "explore": lambda: ExplorePage(workspace, session, hub),
     }
-    pn.state.on_session_destroyed(lambda _: [page.close() for page in closing])
+    made: dict[str, Any] = {}  # a page is made when it is first shown, as the form alone has a hundred widgets
+
+    def page_of(name: str) -> Any:
+        if name not in made:
+            made[name] = makers[name]()
+        return made[name]
+
+    now = Now(workspace, session, hub)
+    pn.state.on_session_destroyed(lambda _: [page.close() for page in (now, *made.values())])
 
     items = [{"label": name.capitalize(), "icon": ICONS[name]} for name in PAGES]
     menu = pmui.TabMenu(items=items, active=PAGES.index(session.page), color="primary", sx=MENU)
-    body = pn.Column(pages[session.page].view, sizing_mode="stretch_width", margin=0)
+    body = pn.Column(page_of(session.page).view, sizing_mode="stretch_width", margin=0)
 
     def show(event: Any) -> None:
         # A page that was seen once stays, hidden, so that its zoom and selections are kept.
-        view = pages[event.new].view
+        view = page_of(event.new).view
         if view not in body.objects:
             body.append(view)
         for page in body.objects:
@@ -115,15 +156,15 @@ def app() -> pmui.Page:
     menu.param.watch(lambda e: setattr(session, "page", PAGES[e.new]) if e.new is not None else None, "active")
 
     dark = pn.state.cookies.get("mira_theme") == "dark"
-    page = pmui.Page(
+    page = Page(
         title="mira",
         logo=asset("logo.svg"),
         favicon=asset("logo.svg"),
         header=[menu],
-        main=[body],
+        main=[now.view, body, arrived],
         dark_theme=dark,
         theme_config={"light": THEME, "dark": {**THEME, "palette": {"primary": {"main": ACCENT_ON_DARK}}}},
-        busy_indicator="linear",
+        busy_indicator=None,
         main_width=1600,
         sx=HEAD,
     )

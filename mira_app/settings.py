@@ -21,12 +21,20 @@ class Settings:
         Whether to open the demonstration data at the start.
     upload_limit
         Greatest size of a file that is uploaded, in bytes; 0: nothing may be uploaded.
+    storage_url
+        Where studies are kept, as `mira_core.tuning.storage` opens it; empty: a file of the workspace.
     """
 
     data: tuple[Path, ...] = ()
     workspace: Path = field(default_factory=lambda: Path("mira-workspace").resolve())
     demo: bool = False
     upload_limit: int = 20 * 10**9
+    storage_url: str = ""
+
+    @property
+    def storage(self) -> str:
+        """Where studies are kept."""
+        return self.storage_url or f"sqlite:///{self.workspace / 'studies.db'}"
 
     @property
     def uploads(self) -> Path:
@@ -40,15 +48,17 @@ class Settings:
 
     @classmethod
     def from_environment(cls) -> Settings:
-        """Read MIRA_DATA (folders, separated as in PATH), MIRA_WORKSPACE, MIRA_DEMO and MIRA_UPLOAD_GB."""
+        """Read MIRA_DATA (folders, as in PATH), MIRA_WORKSPACE, MIRA_DEMO, MIRA_UPLOAD_GB and MIRA_STORAGE."""
         folders = [Path(p).resolve() for p in os.environ.get("MIRA_DATA", "").split(os.pathsep) if p]
         workspace = Path(os.environ.get("MIRA_WORKSPACE", "mira-workspace")).resolve()
         limit = int(float(os.environ.get("MIRA_UPLOAD_GB", "20")) * 1e9)
-        return cls(tuple(folders), workspace, os.environ.get("MIRA_DEMO", "") == "1", limit)
+        demo, storage = os.environ.get("MIRA_DEMO", "") == "1", os.environ.get("MIRA_STORAGE", "")
+        return cls(tuple(folders), workspace, demo, limit, storage)
 
     def to_environment(self) -> None:
         """Set the variables that `from_environment` reads."""
         os.environ["MIRA_DATA"] = os.pathsep.join(map(str, self.data))
         os.environ["MIRA_WORKSPACE"] = str(self.workspace)
         os.environ["MIRA_DEMO"] = "1" if self.demo else ""
+        os.environ["MIRA_STORAGE"] = self.storage_url
         os.environ["MIRA_UPLOAD_GB"] = str(self.upload_limit / 1e9)

@@ -21,16 +21,25 @@ import anndata as ad
 import pandas as pd
 
 from mira_core import jobs, processes
-from mira_core.data import describe, formats, on_disk, open_data
-from mira_core.data.demo import DEMOS, load_demo
+from mira_core.data import Finding, Recipe, describe, formats, on_disk
+from mira_core.data.demo import DEMO, DEMOS
+from mira_core.data.inspection.covariates import check_covariates
+from mira_core.data.look import Look
+from mira_core.data.sources import open_backed
 from mira_core.errors import DataError, JobError, MiraError
 from mira_core.files import write_json
 from mira_core.jobs import STATES
 from mira_core.safer import Retry, safer
 
+from .looks import Asked, Looks
 from .settings import Settings
 
-KEPT = ("embedding", "test_size", "learning_rate_curve", "recipe")  # parts of a specification that a rerun has too
+NOTHING = Recipe()
+REFUSED = ("empty_cells", "duplicate_features")  # findings with which no training begins
+PAPERS = (".md", ".txt", ".pdf", ".html", ".log", ".json", ".py", ".r")  # nobody looks for them in a list of data
+CHOOSE = ". Choose one of the list on the Data page; its file may have been moved"
+KEPT = ("kind", "embedding", *jobs.EXTRAS)  # parts of a specification that a rerun has too
+RUNS, WITH_TOPICS = ("fit",), ("fit", "predict")  # kinds of jobs
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ class Listing(NamedTuple):
 
     folders: list[Source]
     sources: list[Source]
+    n_others: int = 0  # files that cannot be opened
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,7 @@ class Workspace:
         self.settings = settings
         self.jobs_folder = settings.workspace / "jobs"
         self.jobs_folder.mkdir(parents=True, exist_ok=True)
+        self.looks = Looks(settings.workspace / "recipes")
         self._started: dict[str, subprocess.Popen[bytes]] = {}
 
     # --- data -----------------------------------------------------------------------------------
@@ -100,7 +111,7 @@ class Workspace:
         return out
 
     def _demos(self) -> list[Source]:
-        return [Source(f"demo:{name}", text) for name, text in DEMOS.items()]
+        return [Source(f"{DEMO}{name}", text) for name, text in DEMOS.items()]
 
     def _sources_of(self, number: int, relative: str) -> list[Source]:
         """Return an entry for each data set of one file or folder; none if it holds none."""
@@ -136,17 +147,19 @@ class Workspace:
             raise DataError(f"there is no folder {place!r} in the data folders") from None
         if not folder.is_relative_to(root) or number.startswith("-"):
             raise DataError(f"there is no folder {place!r} in the data folders")
-        folders, sources = [], []
+        folders, sources, n_others = [], [], 0
         for path in entries:
-            if path.name.startswith(".") or not path.resolve().is_relative_to(root):
-                continue
+            if path.name.startswith(".") or not _is_inside(path, root) or folder.is_relative_to(path.resolve()):
+                continue  # not ours, or a way back to where we are
             name = f"{relative}/{path.name}" if relative else path.name
             if formats.is_data(path) or _is_ondisk(path):
                 found = self._sources_of(int(number), name)
                 sources += [dataclasses.replace(s, label=s.label.removeprefix(f"{relative}/")) for s in found]
             elif path.is_dir():
                 folders.append(Source(f"{number}/{name}", path.name))
-        return Listing(folders, sources)
+            elif path.suffix.lower() not in PAPERS:
+                n_others += 1
+        return Listing(folders, sources, n_others)
 
     def path_of(self, key: str) -> Path:
         """Return the file or folder behind a key, without the part that the key may name.
@@ -159,7 +172,9 @@ class Workspace:
         path, _ = self._locate(key)
         root = self.settings.folders[int(key.partition("/")[0])].resolve()
         if path.is_dir() and not all(inner.resolve().is_relative_to(root) for inner in _links(path)):
-            raise DataError(f"there is no data set {key!r} in the data folders: it links to what is not in them")
+            raise DataError(
+                f"there is no data set {key!r} in the data folders: it links to what is not in them. Copy it here whole"
+            )
         return path
 
     def _locate(self, key: str) -> tuple[Path, str | None]:
@@ -169,21 +184,66 @@ class Workspace:
             path, part = formats.split_part(root / relative)
             path = path.resolve(strict=True)
         except (ValueError, IndexError, OSError, RuntimeError):
-            raise DataError(f"there is no data set {key!r} in the data folders") from None
+            raise DataError(f"there is no data set {key!r} in the data folders{CHOOSE}") from None
         inside = path.is_relative_to(root) and not number.startswith("-")
         if not inside or not (formats.is_data(path) or _is_ondisk(path)):
-            raise DataError(f"there is no data set {key!r} in the data folders")
+            raise DataError(f"there is no data set {key!r} in the data folders{CHOOSE}")
         return path, part
 
     def data_of(self, key: str) -> str:
         """Return what a job calls this data set: ``demo:NAME``, or a path, after which it may name a part."""
-        if key.startswith("demo:"):
+        if key.startswith(DEMO):
             return key
         return formats.join_part(self.path_of(key), self._locate(key)[1])
 
     def describe(self, key: str) -> describe.Description:
         """Describe a data set; the answer is kept until its file changes."""
         return _described(self.data_of(key))
+
+    def can_be_prepared(self, key: str) -> bool:
+        """Tell whether a recipe can be applied: not to what was written for training from the disk."""
+        return key.startswith(DEMO) or not _is_ondisk(self.path_of(key))
+
+    def look(self, key: str, recipe: Recipe) -> Look:
+        """Look at a data set as a recipe leaves it, in a process of its own."""
+        data = self.data_of(key)
+        return self.looks.look(Asked(data, _stamp(data), recipe))
+
+    def prepared(self, key: str, recipe: Recipe) -> describe.Description:
+        """Describe a data set as a recipe leaves it.
+
+        Raises
+        ------
+        DataError
+            If it cannot be opened, or the recipe cannot be done.
+        """
+        if not recipe.steps:
+            return self.describe(key)
+        seen = self.look(key, recipe)
+        if seen.problem:
+            raise DataError(f"{seen.problem}. Change the recipe on the Data page")
+        return seen.description
+
+    def refused(self, key: str, recipe: Recipe) -> list[Finding]:
+        """Return what is wrong with cells and features that training would refuse, as the recipe leaves them."""
+        if not self.can_be_prepared(key):
+            return []  # they were checked when it was written
+        return [f for f in self.look(key, recipe).findings if f.code in REFUSED]
+
+    def check_covariates(
+        self, key: str, recipe: Recipe, categorical: Sequence[str], continuous: Sequence[str]
+    ) -> list[Finding]:
+        """Say what is wrong with columns of cells as covariates, as the recipe leaves them."""
+        data = self.data_of(key)
+        if not self.can_be_prepared(key):
+            return []  # they were checked when it was written
+        obs = open_backed(data).obs
+        if recipe.steps:
+            obs = obs.iloc[self.look(key, recipe).rows]
+        known = [c for c in (*categorical, *continuous) if c in obs]
+        return list(
+            check_covariates(obs, [c for c in categorical if c in known], [c for c in continuous if c in known])
+        )
 
     # --- jobs -----------------------------------------------------------------------------------
 
@@ -214,7 +274,7 @@ class Workspace:
         str
             The job's key.
         """
-        name = name or source.removeprefix("demo:").rsplit("/", 1)[-1].removesuffix(".h5ad")
+        name = name or source.removeprefix(DEMO).rsplit("/", 1)[-1].removesuffix(".h5ad")
         return self._submit(self.data_of(source), model, name, **more)
 
     def _submit(self, data: str, model: Mapping[str, Any], name: str, **more: Any) -> str:
@@ -257,24 +317,38 @@ class Workspace:
 
     # --- before a job ---------------------------------------------------------------------------
 
-    def test_learning_rates(self, source: str, model: Mapping[str, Any]) -> str:
+    def test_learning_rates(self, source: str, model: Mapping[str, Any], recipe: Recipe = NOTHING) -> str:
         """Start a range test; return its key."""
         without = {k: v for k, v in model.items() if k not in ("min_learning_rate", "max_learning_rate")}
-        return self._submit(self.data_of(source), without, "learning rates", kind="range_test")
+        return self._submit(
+            self.data_of(source), without, "learning rates", kind="range_test", recipe=recipe if recipe.steps else None
+        )
 
-    def is_of(self, key: str, source: str) -> bool:
-        """Tell whether a job is of this data set."""
-        return bool(jobs.read_spec(self.folder_of(key))["data"] == self.data_of(source))
+    def is_of(self, key: str, source: str, recipe: Recipe = NOTHING) -> bool:
+        """Tell whether a job is of this data set, done to as the recipe says."""
+        spec = jobs.read_spec(self.folder_of(key))
+        return spec["data"] == self.data_of(source) and Recipe.from_dict(spec.get("recipe") or []) == recipe
 
     def curve(self, key: str) -> dict[str, Any] | None:
         """Return what a range test told, None if it told nothing."""
+        return self.result(key, "curve.json")
+
+    def estimate_topics(self, data: str, model: Mapping[str, Any], recipe: Any = None) -> str:
+        """Start an estimate of the number of topics; return its key. `data` is as a job names it."""
+        without = {k: v for k, v in model.items() if k != "num_topics"}
+        return self._submit(data, without, "number of topics", kind="gradient_tune", recipe=recipe)
+
+    def result(self, key: str, name: str) -> dict[str, Any] | None:
+        """Return what a job left in a JSON file of its results, None if there is none."""
         try:
-            values = json.loads((self.folder_of(key) / "result" / "curve.json").read_bytes())
+            values = json.loads((self.folder_of(key) / "result" / name).read_bytes())
         except (FileNotFoundError, ValueError):
             return None
         return values if isinstance(values, dict) else None
 
-    def estimate(self, source: str, model: Mapping[str, Any], test_size: float | None = None) -> str:
+    def estimate(
+        self, source: str, model: Mapping[str, Any], test_size: float | None = None, recipe: Recipe = NOTHING
+    ) -> str:
         """Say how long a training would take and how much memory, after a few steps in a process of its own.
 
         Raises
@@ -283,6 +357,8 @@ class Workspace:
             If it cannot be told.
         """
         spec = {"data": self.data_of(source), "model": dict(model), "test_size": test_size}
+        if recipe.steps:
+            spec["recipe"] = recipe.to_dict()
         try:
             done = subprocess.run(
                 [sys.executable, "-m", "mira_core.estimate", "-"], input=json.dumps(spec), capture_output=True,
@@ -300,13 +376,14 @@ class Workspace:
         device = f" and {told['device_memory'] / 1e9:.1f} GB on the GPU" if told.get("device_memory") else ""
         return (
             f"About <b>{length}</b> on {told['device']}, {told['num_steps']:,} steps, "
-            f"<b>{told['memory'] / 1e9:.1f} GB</b> of memory{device}."
+            f"<b>{told['memory'] / 1e9:.1f} GB</b> of memory{device}. Reading the data and the embedding come on top."
         )
 
     def differences(self, keys: Sequence[str]) -> pd.DataFrame:
         """Return the options in which jobs differ, one row each; what was not given is left to recommendation."""
         specs = [jobs.read_spec(self.folder_of(key)) for key in keys]
         rows = {"data": [Path(s["data"]).name for s in specs]}
+        rows["recipe"] = [str(Recipe.from_dict(s["recipe"])) if s.get("recipe") else "none" for s in specs]
         names = dict.fromkeys(name for s in specs for name in s["model"])
         rows |= {name: [_told(s["model"].get(name)) for s in specs] for name in names}
         labels = [s["name"] + time.strftime(" %H:%M:%S", time.localtime(s["created"])) for s in specs]
@@ -344,11 +421,23 @@ class Workspace:
                 continue
         return sorted(out, key=lambda j: -j.spec["created"])
 
-    def labels(self, only: Container[str] = STATES) -> dict[str, str]:
-        """Return label -> key of the jobs in these states, the newest first."""
+    def specs(self, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Return key and specification of each job of a kind, the newest first."""
+        found = []
+        for folder in self.jobs_folder.iterdir():
+            try:
+                spec = jobs.read_spec(folder)
+            except MiraError:
+                continue
+            if spec["kind"] == kind:
+                found.append((folder.name, spec))
+        yield from sorted(found, key=lambda each: -each[1]["created"])
+
+    def labels(self, only: Container[str] = STATES, kinds: Container[str] = RUNS) -> dict[str, str]:
+        """Return label -> key of the jobs in these states and of these kinds, the newest first."""
         out: dict[str, str] = {}
         for job in self.jobs():
-            if job.status.state in only and job.spec.get("kind", "fit") == "fit":
+            if job.status.state in only and job.spec.get("kind", "fit") in kinds:
                 out[job.label if job.label not in out else f"{job.label} · {job.key[-4:]}"] = job.key
         return out
 
@@ -373,22 +462,27 @@ class Workspace:
         return _cells(path, path.stat().st_mtime_ns)
 
 
+def label_of(key: str) -> str:
+    """Return a data set's name for people."""
+    return key.removeprefix(DEMO) if key.startswith(DEMO) else key.partition("/")[2]
+
+
 def _told(value: Any) -> str:
     return "not given" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+def _stamp(data: str) -> tuple[int, int]:
+    return (0, 0) if data.startswith(DEMO) else formats.stamp(formats.split_part(data)[0])
+
+
 def _described(data: str) -> describe.Description:
-    if data.startswith("demo:"):
-        return _describe(data, (0, 0))
-    return _describe(data, formats.stamp(formats.split_part(data)[0]))
+    return _describe(data, _stamp(data))
 
 
 @functools.lru_cache(maxsize=32)
 def _describe(data: str, stamp: tuple[int, int]) -> describe.Description:
-    if data.startswith("demo:"):
-        return describe.describe(load_demo(data.removeprefix("demo:")))
-    if not _is_ondisk(Path(data)):
-        return describe.describe(open_data(data, backed=True))
+    if data.startswith(DEMO) or not _is_ondisk(Path(data)):
+        return describe.describe(open_backed(data))
     dataset = on_disk.OnDiskDataset(data)
     written = dataset.manifest["options"]
     told = ", ".join(f"{key}={value!r}" for key, value in written.items() if value is not None)
@@ -432,6 +526,14 @@ def _data_below(root: Path) -> Iterator[Path]:
 
 def _is_ondisk(path: Path) -> bool:
     return (path / on_disk.MANIFEST).is_file()
+
+
+def _is_inside(path: Path, root: Path) -> bool:
+    """Tell whether something lies below a folder, links resolved; those that lead in a circle lie nowhere."""
+    try:
+        return path.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):
+        return False
 
 
 def _links(folder: Path) -> Iterator[Path]:

@@ -17,15 +17,18 @@ from bokeh.models import (
     GlyphRenderer,
     Legend,
     LegendItem,
+    Line,
     NumeralTickFormatter,
     Range1d,
+    Scatter,
     Span,
 )
 from bokeh.plotting import figure
 
 from ..series import Series
-from ..styles import THIRDS
+from ..styles import SHARED
 from .colours import LINE, SECOND, categories
+from .saving import can_be_saved
 
 MAX_POINTS = 3000  # steps of the run that are in the browser, and as many again where it is zoomed in
 MAX_BESIDE = 1000  # of each other run
@@ -42,11 +45,13 @@ class Panel(NamedTuple):
     log: bool = False
 
 
-PANELS = (
+LOSSES = (
     Panel("Loss", "loss", epochs=("loss", "held_out_loss")),
     Panel("Distortion", "distortion", epochs=("distortion", "held_out_distortion")),
     Panel("Rate (KL of the topics)", "rate", epochs=("rate", "held_out_rate")),
     Panel("Dependence (CODAL)", "dependence", epochs=("dependence",)),
+)
+SCHEDULES = (
     Panel("Weight of the KL terms", "kl_weight", ""),
     Panel("Learning rate", "learning_rate", "", log=True),
     Panel("Momentum", "momentum", ""),
@@ -68,7 +73,7 @@ div.text = names.filter(([_, column]) => d[column][low] !== 0).map(([name, colum
 
 
 class Beside:
-    """A place for another run, drawn for comparison; empty until there is one."""
+    """A place for another run, drawn for comparison; used again once that has gone."""
 
     def __init__(self, colour: str) -> None:
         self.colour, self.key, self.series = colour, "", Series()
@@ -85,7 +90,7 @@ class TrainingCurves:
     Attributes
     ----------
     root
-        To show; hidden until there is a point.
+        To show; hidden until there is a point. Schedules come with `complete`, as the losses are wanted first.
     source, epochs
         Points by step and by epoch. ``x`` is what the axis shows.
     pins
@@ -106,7 +111,7 @@ class TrainingCurves:
 
     def _build(self, start: float, end: float) -> None:
         self.source, self.epochs = ColumnDataSource(self._steps(np.arange(0))), ColumnDataSource(self._epochs())
-        self.beside = [Beside(colour) for colour in categories(MOST_BESIDE + 2)[2:]]
+        self.beside: list[Beside] = []
         self._x = Range1d(start, end, bounds=(0, None), reset_start=0, reset_end=self._expected or end)
         self._crosshair = Span(dimension="height", line_dash="dotted", line_width=1, line_color="gray")
         self._raw: list[GlyphRenderer] = []
@@ -122,62 +127,97 @@ class TrainingCurves:
         self.readout = Div(
             text="", styles={"font-size": "12px", "font-variant-numeric": "tabular-nums", "min-height": "18px"}
         )
-        self.figures = {panel.column: self._figure(panel) for panel in PANELS}
-        panes = {name: pn.pane.Bokeh(f, sizing_mode="stretch_width", margin=(0, 6)) for name, f in self.figures.items()}
-        # boxes, as a pane is as visible as its figure and not the other way round
-        self.boxes = {name: pn.Column(pane, sizing_mode="stretch_width", margin=0) for name, pane in panes.items()}
-        main, *others = self.boxes.values()
-        below = pn.Column(*others, stylesheets=[THIRDS], sizing_mode="stretch_width", margin=0)
+        self.figures: dict[str, figure] = {}
+        self.boxes: dict[str, pn.Column] = {}
+        main, *others = [self._box(panel) for panel in LOSSES]
+        below = pn.Column(*others, stylesheets=[SHARED], sizing_mode="stretch_width", margin=0)
         read = pn.pane.Bokeh(self.readout, sizing_mode="stretch_width", margin=(0, 12))
-        self.root.objects = [main, read, below]
+        self._schedules = pn.Column(stylesheets=[SHARED], sizing_mode="stretch_width", margin=0)
+        self.root.objects = [main, read, below, self._schedules]
+
+    def complete(self) -> None:
+        """Show the schedules, too."""
+        if self._schedules.objects:
+            return
+        boxes = [self._box(panel) for panel in SCHEDULES]
+        for panel in SCHEDULES:
+            for b in self.beside:
+                self._line(panel.column, b)
+        self._place_pins()
+        self._schedules.objects = boxes
+
+    def _box(self, panel: Panel) -> pn.Column:
+        """Make a figure, in a box, as a pane is as visible as its figure and not the other way round."""
+        self.figures[panel.column] = p = self._figure(panel)
+        pane = pn.pane.Bokeh(p, sizing_mode="stretch_width", margin=(0, 6))
+        self.boxes[panel.column] = pn.Column(pane, sizing_mode="stretch_width", margin=0)
+        return self.boxes[panel.column]
+
+    def _line(self, column: str, b: Beside) -> GlyphRenderer:
+        return _draw(self.figures[column], Line(x="x", y=column, line_color=b.colour, line_width=1.2), b.source,
+                     level="underlay")  # fmt: skip
 
     def _figure(self, panel: Panel) -> figure:
         main = panel.column == "loss"
         noisy = panel.column in NOISY
         p = figure(
             title=panel.title, height=320 if main else 190, sizing_mode="stretch_width", min_width=240,
-            output_backend="canvas", tools="xpan,box_zoom,xwheel_zoom,reset,save",
+            output_backend="canvas", tools="xpan,box_zoom,xwheel_zoom,reset",
             toolbar_location="right" if main else None, active_drag="box_zoom", x_range=self._x,
             y_axis_label=panel.unit or None, y_axis_type="log" if panel.log or (self.log and noisy) else "linear",
             x_axis_label=("epoch" if self.by_epoch else "step") if main else None,
         )  # fmt: skip
-        p.toolbar.logo = None
+        can_be_saved(p, f"training-{panel.column.replace('_', '-')}")
         p.outline_line_color = None
         p.min_border_left = 62  # so that the steps of all panels stand below each other
         p.y_range = DataRange1d(only_visible=True)
-        lines = [p.line("x", panel.column, source=b.source, color=b.colour, width=1.2) for b in self.beside]
-        raw = p.line("x", panel.column, source=self.source, color=LINE, width=1 if noisy else 1.5)
+        look = Line(x="x", y=panel.column, line_color=LINE, line_width=1 if noisy else 1.5)
+        raw = _draw(p, look, self.source)
         self._raw += [raw] if noisy else []
         shown = {"each step": [raw]}
         if noisy:
-            smooth = p.line("x", f"smooth_{panel.column}", source=self.source, color=LINE, width=2, visible=False)
+            look = Line(x="x", y=f"smooth_{panel.column}", line_color=LINE, line_width=2)
+            smooth = _draw(p, look, self.source, visible=self.smoothing > 0)
             self._smooth.append(smooth)
             shown["smoothed"] = [smooth]
         for column in panel.epochs:
             held_out = column.startswith("held_out")
-            look = {"source": self.epochs, "color": HELD_OUT if held_out else SECOND, "visible": not held_out}
-            drawn = [p.line("x", column, width=2, **look), p.scatter("x", column, size=3, **look)]
+            colour = HELD_OUT if held_out else SECOND
+            looks = (Line(x="x", y=column, line_color=colour, line_width=2),
+                     Scatter(x="x", y=column, size=3, line_color=colour, fill_color=colour))  # fmt: skip
+            drawn = [_draw(p, look, self.epochs, visible=not held_out) for look in looks]
             self._held_out += drawn if held_out else []
             shown["held-out cells, after each epoch" if held_out else "mean of each epoch"] = drawn
         if main:
             for label, renderers in shown.items():
                 self._items[label].renderers = renderers
-            for b, line in zip(self.beside, lines, strict=True):
-                b.item.renderers = [line]
             p.add_layout(
                 Legend(
-                    items=[*(b.item for b in self.beside), *self._items.values()], background_fill_alpha=0.6,
-                    border_line_alpha=0, label_text_font_size="12px", padding=4, click_policy="hide",
+                    items=[*self._items.values()], background_fill_alpha=0.6, border_line_alpha=0,
+                    label_text_font_size="12px", padding=4, click_policy="hide",
                 )
             )  # fmt: skip
             p.on_event(RangesUpdate, lambda event: self.show_window(event.x0, event.x1))
-        p.add_tools(CrosshairTool(overlay=self._crosshair))
+        p.add_tools(CrosshairTool(overlay=self._crosshair, visible=False))
         names = [["epoch" if self.by_epoch else "step", "x"], *([c.replace("_", " "), c] for c in DRAWN)]
         p.js_on_event(MouseMove, CustomJS(args={"source": self.source, "div": self.readout, "names": names}, code=READ))
         p.js_on_event(MouseLeave, CustomJS(args={"div": self.readout}, code="div.text = ''"))
         p.on_event(Tap, lambda event: self.pin(event.x))
         p.xaxis.formatter = NumeralTickFormatter(format="0,0")
         return p
+
+    def _place_beside(self) -> Beside | None:
+        """Return a free place for another run; a new one as long as there may be more."""
+        free = next((b for b in self.beside if not b.key), None)
+        if free is not None or len(self.beside) == MOST_BESIDE:
+            return free
+        b = Beside(categories(MOST_BESIDE + 2)[2 + len(self.beside)])
+        lines = {column: self._line(column, b) for column in self.figures}
+        b.item.renderers = [lines["loss"]]
+        self.beside.append(b)
+        (legend,) = self.figures["loss"].legend
+        legend.items = [*(b.item for b in self.beside), *self._items.values()]
+        return b
 
     # --- points ---------------------------------------------------------------------------------
 
@@ -191,7 +231,7 @@ class TrainingCurves:
 
     def _epochs(self) -> dict[str, np.ndarray]:
         epochs = self.series.epochs
-        columns = sorted({c for p in PANELS for c in p.epochs})
+        columns = sorted({c for p in LOSSES for c in p.epochs})
         return {"x": self._as_x(self.series, epochs["step"]), "step": epochs["step"], **{c: epochs[c] for c in columns}}
 
     def _as_x(self, series: Series, steps: np.ndarray) -> np.ndarray:
@@ -255,6 +295,7 @@ class TrainingCurves:
             self.log, series = log, self.series
             runs = {b.key: (b.item.label.value, b.series) for b in self.beside if b.key}
             self._build(self._x.start, self._x.end)
+            self.complete()
             self.compare(runs)
             self.update(series)
         self.figures["loss"].xaxis.axis_label = "epoch" if by_epoch else "step"
@@ -273,9 +314,7 @@ class TrainingCurves:
                 b.key, b.series, b.item.visible = "", Series(), False
                 self._draw_beside(b)
         for key, (label, series) in runs.items():
-            b = next((b for b in self.beside if b.key == key), None) or next(
-                (b for b in self.beside if not b.key), None
-            )
+            b = next((b for b in self.beside if b.key == key), None) or self._place_beside()
             if b is not None:
                 b.key, b.series = key, series
                 b.item.update(label={"value": label}, visible=True)
@@ -323,6 +362,11 @@ class TrainingCurves:
         self._window = None
         if len(self.series.steps):  # changes of what the browser has not got yet overtake it
             self.update(Series())
+
+
+def _draw(p: figure, look: Any, source: ColumnDataSource, **how: Any) -> GlyphRenderer:
+    """Draw without the looks of what is selected or muted: nothing is, and each is more for the browser to make."""
+    return p.add_glyph(source, look, nonselection_glyph=None, muted_glyph=None, **how)
 
 
 def per_epoch(series: Series) -> float:

@@ -8,6 +8,7 @@ from bokeh.models import BasicTicker, ColorBar, ColumnDataSource, HoverTool, Lin
 from bokeh.plotting import figure
 
 from .colours import SEQUENTIAL, categories
+from .saving import can_be_saved
 
 MANY = 20_000  # cells from which WebGL pays
 
@@ -39,12 +40,12 @@ class Embedding:
         )
         self.root = figure(
             height=560, sizing_mode="stretch_width", min_width=280, match_aspect=True,
-            tools="pan,wheel_zoom,box_zoom,reset,save",
+            tools="pan,wheel_zoom,box_zoom,reset",
             output_backend="webgl" if n > MANY else "canvas",
         )  # fmt: skip
         self.root.axis.visible = False
         self.root.grid.visible = False
-        self.root.toolbar.logo = None
+        can_be_saved(self.root, "cells")
         self.root.outline_line_color = None
         size = float(np.clip(500 / np.sqrt(n) / 3, 2, 7))
         glyph = self.root.scatter(

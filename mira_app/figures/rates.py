@@ -13,6 +13,7 @@ from bokeh.plotting import figure
 
 from ..series import Series
 from .colours import LINE, SECOND
+from .saving import can_be_saved
 
 
 class RangeCurve:
@@ -38,10 +39,10 @@ class RangeCurve:
         self._x = Range1d(1e-6, 5)
         self.figure = figure(
             height=260, sizing_mode="stretch_width", min_width=240, x_axis_type="log", x_range=self._x,
-            tools="save,reset", toolbar_location="right", x_axis_label="learning rate",
+            tools="reset", toolbar_location="right", x_axis_label="learning rate",
             y_axis_label="nats per cell and feature",
         )  # fmt: skip
-        self.figure.toolbar.logo = None
+        can_be_saved(self.figure, "learning-rates")
         self.figure.outline_line_color = None
         self.figure.y_range = DataRange1d()
         self.figure.scatter("rate", "loss", source=self.source, size=4, color=LINE, alpha=0.7)

@@ -10,13 +10,16 @@ import pandas as pd
 import panel as pn
 import panel_material_ui as pmui
 
+from mira_core.data.demo import DEMO
 from mira_core.data.describe import Column, Description
+from mira_core.data.look import Look
 
 from ..session import Session
-from ..styles import HALVES, NARROW_AND_WIDE
+from ..styles import HALVES, LOW, NARROW_AND_WIDE
 from ..widgets.upload import Upload
-from ..workspace import Listing, Source, Workspace
+from ..workspace import Listing, Source, Workspace, label_of
 from . import parts
+from .clinic import Clinic
 
 
 class DataPage:
@@ -31,6 +34,12 @@ class DataPage:
     def __init__(self, workspace: Workspace, session: Session) -> None:
         self.workspace, self.session = workspace, session
         self.browser = Browser(workspace, session)
+        self.clinic = Clinic(workspace, session, self._looked)
+        self.numbers = parts.markup("numbers", margin=(4, 10))
+        self.verdict = pn.Column(sizing_mode="stretch_width", margin=0)
+        self.tables = pn.Column(stylesheets=[HALVES], sizing_mode="stretch_width")
+        self.go = pmui.Button(label="Set up a model", end_icon="arrow_forward", margin=(10, 10))
+        parts.on_click(self.go, lambda: setattr(self.session, "page", "model"))
         self.below = pn.Column(sizing_mode="stretch_width", margin=0)
         self.view = pn.Column(
             parts.title("Data", "Choose cells with raw counts. Files are read, never changed."),
@@ -47,49 +56,63 @@ class DataPage:
         self.browser.close()
 
     def _load(self, key: str) -> None:
+        self.clinic.clear()
         if not key:
             self.below.objects = [
                 parts.empty("No data set is chosen", "Choose a file or a demo; the demos are real and small.")
             ]
             return
-        parts.load(self.below, lambda: self.workspace.describe(key), lambda described: self._show(key, described))
+        parts.load(
+            self.below,
+            lambda: (self.workspace.describe(key), self.workspace.can_be_prepared(key)),
+            lambda got: self._show(key, *got),
+        )
 
-    def _show(self, key: str, described: Description) -> None:
-        if key == self.session.data:
-            self.below.objects = self._shown(key, described)
+    def _show(self, key: str, described: Description, can_be_prepared: bool) -> None:
+        if key != self.session.data:
+            return
+        self._describe(described, (described.n_cells, described.n_features))
+        self.below.objects = [
+            parts.markup("note", f"<b>{parts.escape(label_of(key))}</b>", margin=(0, 12)),
+            self.numbers,
+            *([parts.note(parts.escape(described.source))] if described.source else []),
+            self.verdict, self.go, self.clinic.view, self.tables,
+        ]  # fmt: skip
+        if can_be_prepared:
+            self.clinic.load(key)
 
-    def _shown(self, key: str, d: Description) -> list[Any]:
-        go = pmui.Button(label="Set up a model", end_icon="arrow_forward", margin=(10, 10))
-        parts.on_click(go, lambda: setattr(self.session, "page", "model"))
+    def _looked(self, seen: Look) -> None:
+        self._describe(seen.description, seen.opened)
+        # What was found says more than the counts alone, and what to do.
+        errors = [f for f in seen.findings if f.severity == "error"]
+        if errors and seen.description.counts_layer() is None:
+            self.verdict.objects = []
+        self.go.variant = "outlined" if errors else "contained"
+        self.go.label = "Set up a model anyway" if errors else "Set up a model"
+
+    def _describe(self, d: Description, opened: tuple[int, int]) -> None:
+        """Show what there is, of what was opened."""
+        cells, features = (
+            f"{n:,}" if n == of else f"{n:,} of {of:,}" for n, of in zip((d.n_cells, d.n_features), opened, strict=True)
+        )
+        self.numbers.object = parts.figures_of(
+            [("cells", cells), ("features", features), ("layers", str(len(d.layers))),
+             ("columns of cells", str(len(d.obs)))]
+        )  # fmt: skip
         counts = d.counts_layer()
-        verdict = (
+        self.verdict.objects = [
             parts.good(f"Raw counts in {_layer_name(counts.name)}.")
             if counts is not None
             else parts.problem(d.layers[0].problem if d.layers else "The data has no counts.")
-        )
+        ]
         layers = pd.DataFrame(
             [(_layer_name(x.name), "raw counts" if not x.problem else x.problem) for x in d.layers],
             columns=["layer", "holds"],
         )
-        return [
-            parts.markup("note", f"<b>{parts.escape(label_of(key))}</b>", margin=(0, 12)),
-            pn.FlexBox(
-                parts.figure_of("cells", f"{d.n_cells:,}"),
-                parts.figure_of("features", f"{d.n_features:,}"),
-                parts.figure_of("layers", str(len(d.layers))),
-                parts.figure_of("columns of cells", str(len(d.obs))),
-                sizing_mode="stretch_width",
-            ),
-            parts.note(parts.escape(d.source)) if d.source else None,
-            verdict,
-            go,
-            pn.Column(
-                parts.table("Layers", layers),
-                parts.table("Columns of cells (obs)", _columns(d.obs)),
-                parts.table("Columns of features (var)", _columns(d.var)),
-                stylesheets=[HALVES],
-                sizing_mode="stretch_width",
-            ),
+        self.tables.objects = [
+            parts.table("Layers", layers),
+            parts.table("Columns of cells (obs)", _columns(d.obs)),
+            parts.table("Columns of features (var)", _columns(d.var)),
         ]
 
 
@@ -105,7 +128,7 @@ class Browser:
             label="Find", placeholder="part of a name", size="small", sizing_mode="stretch_width", margin=(8, 10, 0, 10)
         )
         self.list = pmui.MenuList(items=[], dense=True, sizing_mode="stretch_width", margin=0)
-        self.box = pn.Column(sizing_mode="stretch_width", margin=0, max_height=420, scroll=True)
+        self.box = pn.Column(sizing_mode="stretch_width", margin=0, max_height=420, scroll=True, stylesheets=[LOW])
         self._listing = Listing([], [])
         self._quiet = False
         limit = workspace.settings.upload_limit
@@ -159,10 +182,13 @@ class Browser:
         shown = [(s, item) for s, item in items if all(w in s.label.lower() for w in words)]
         self._entries = {item["label"]: s.key for s, item in shown}
         self.list.param.update(items=[item for _, item in shown], active=None)
-        nothing = parts.empty(
-            "Nothing to open here", "Files of these formats are shown: .h5ad, .h5mu, 10x, .zarr, .loom."
-        )
+        others = self._listing.n_others
+        files = f"{others} other file{'s' if others > 1 else ''} here {'are' if others > 1 else 'is'} of no such format"
+        formats = "Files of these formats are shown: .h5ad, .h5mu, 10x, .zarr, .loom."
+        nothing = parts.empty("Nothing to open here", f"{formats} {files}." if others else formats)
         self.box.objects = [self.list if shown else nothing]
+        if shown and others:
+            self.box.append(parts.note(f"{files}."))
         if not self.place and not self._listing.folders:
             self.box.append(
                 parts.note("No data folder is open: start with <code>mira serve --data FOLDER</code>, or drop a file.")
@@ -176,7 +202,7 @@ class Browser:
             self.filter.param.update(value="", value_input="")
             self.go(key)
         else:
-            self.session.data = key
+            self.session.param.update(data=key, recipe="")
 
     def _went(self) -> None:
         at = self.way.active
@@ -189,16 +215,11 @@ class Browser:
         self.go(str(number))
         found = [s.key for s in self.workspace.browse(str(number)).sources if s.label.startswith(path.name)]
         if found:
-            self.session.data = found[0]
-
-
-def label_of(key: str) -> str:
-    """Return a data set's name for people."""
-    return key.removeprefix("demo:") if key.startswith("demo:") else key.partition("/")[2]
+            self.session.param.update(data=found[0], recipe="")
 
 
 def _icon(source: Source) -> str:
-    return "science" if source.key.startswith("demo:") else "grid_on"
+    return "science" if source.key.startswith(DEMO) else "grid_on"
 
 
 def _about(source: Source) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anndata as ad
@@ -10,13 +12,20 @@ import pandas as pd
 import panel as pn
 import panel_material_ui as pmui
 
+from mira_core import jobs
+from mira_core.data.qc import SYMBOLS
+from mira_core.errors import MiraError
+
 from ..figures.embedding import Embedding
+from ..hub import Hub
 from ..session import Session
 from ..styles import GRID, WIDE_AND_NARROW
-from ..workspace import Workspace
+from ..workspace import WITH_TOPICS, Workspace
 from . import parts
 
+COMING = ("waiting", "running")  # states of a job that has yet to end
 TOP = 10  # genes shown for each topic
+IDENTIFIER = r"^ENS[A-Z]*G\d{6,}"  # Ensembl's
 
 
 class ExplorePage:
@@ -28,8 +37,10 @@ class ExplorePage:
         The figure, once a run with topics is chosen.
     """
 
-    def __init__(self, workspace: Workspace, session: Session) -> None:
-        self.workspace, self.session = workspace, session
+    def __init__(self, workspace: Workspace, session: Session, hub: Hub) -> None:
+        self.workspace, self.session, self.hub = workspace, session, hub
+        self._waits_for = ""
+        self._leave: Callable[[], None] | None = None
         self.embedding: Embedding | None = None
         self.cells: ad.AnnData | None = None
         self._shown = ("", False)  # which run, and whether in place of the one asked for
@@ -45,7 +56,7 @@ class ExplorePage:
                 self.colour,
                 stylesheets=[GRID],
                 sizing_mode="stretch_width",
-                max_width=900,
+                max_width=1100,
             ),
             self.below,
             sizing_mode="stretch_width",
@@ -56,10 +67,48 @@ class ExplorePage:
         if session.page == "explore":
             self._changed()
 
+    def close(self) -> None:
+        """Follow nothing any more."""
+        if self._leave is not None:
+            self._leave()
+        self._leave, self._waits_for = None, ""
+
+    def _wait(self) -> bool:
+        """Wait for topics that are being inferred; return whether it has to be waited."""
+        key = self.session.job
+        try:
+            folder = self.workspace.folder_of(key) if key else None
+            waits = folder is not None and jobs.read_spec(folder)["kind"] == "predict" and _state(folder) in COMING
+        except MiraError:
+            waits = False
+        if not waits:
+            self.close()
+            return False
+        if self._waits_for != key:
+            self.close()
+            self._waits_for = key
+            self._shown = ("", False)
+            bar = pmui.LinearProgress(variant="indeterminate", sizing_mode="stretch_width")
+            self.below.objects = [bar, parts.note("The topics of the cells are being inferred …")]
+
+            def told(_: Any, status: jobs.Status) -> None:
+                if status.state in COMING or self._waits_for != key:
+                    return
+                self.close()
+                if status.state == "finished":
+                    self._changed()
+                else:
+                    self.below.objects = [parts.problem(status.error.get("message", f"It was {status.state}."))]
+
+            self._leave = self.hub.follow(folder, pn.state.curdoc, told)
+        return True
+
     def _changed(self, *_: Any) -> None:
         if self.session.page != "explore":
             return
-        options = self.workspace.labels(("finished", "stopped"))
+        options = self.workspace.labels(("finished", "stopped"), WITH_TOPICS)
+        if self._wait():
+            return
         if not options:
             go = pmui.Button(label="Set up a model", end_icon="arrow_forward", margin=10)
             parts.on_click(go, lambda: setattr(self.session, "page", "model"))
@@ -138,12 +187,25 @@ def top_features(cells: ad.AnnData, n: int = TOP) -> pd.DataFrame:
     p = np.asarray(cells.varm["topic_feature_compositions"], float)
     q = p @ theta.mean(0)
     score = np.nan_to_num(p * np.log(np.maximum(p, 1e-12) / np.maximum(q, 1e-12)[:, None]), nan=-np.inf)
-    names = cells.var_names.to_numpy(str)
+    names = readable(cells)
     rows = [
         (k, f"{theta[:, k].mean():.1%}", ", ".join(names[np.argsort(-score[:, k], kind="stable")[:n]]))
         for k in range(theta.shape[1])
     ]
     return pd.DataFrame(rows, columns=["topic", "mean share", "top features"])
+
+
+def _state(folder: Path) -> str:
+    return jobs.read_status(folder).state
+
+
+def readable(cells: ad.AnnData) -> np.ndarray:
+    """Return names of features for people: symbols, where the names are identifiers and a column has the symbols."""
+    column = next((c for c in SYMBOLS if c in cells.var), None)
+    if column is None or not cells.var_names.astype(str).str.match(IDENTIFIER).mean() > 0.5:
+        return cells.var_names.to_numpy(str)
+    symbols = cells.var[column].astype(object).where(cells.var[column].notna(), cells.var_names)
+    return symbols.to_numpy(str)
 
 
 def _two_axes(cells: ad.AnnData) -> np.ndarray:

@@ -9,6 +9,7 @@ import panel as pn
 import panel_material_ui as pmui
 
 from mira_core import jobs
+from mira_core.data import Recipe
 from mira_core.errors import MiraError
 
 from ..figures.rates import RangeCurve, moved_to
@@ -34,7 +35,7 @@ class LearningRates:
         self.workspace, self.session, self.hub, self.use = workspace, session, hub, use
         self.given: Mapping[str, Any] = {}
         self.curve: dict[str, Any] | None = None
-        self._job, self._data = "", ""
+        self._job, self._data, self._recipe = "", "", Recipe()
         self._leave: Callable[[], None] | None = None
         self.figure = RangeCurve()
         self.figure.moved = self._moved
@@ -53,10 +54,10 @@ class LearningRates:
         parts.on_click(self.stop, self._stop)
         parts.on_click(self.take, self._take)
 
-    def made_for(self, data: str) -> None:
+    def made_for(self, data: str, recipe: Recipe) -> None:
         """Forget a test of other data; a test that the URL names is shown again."""
         self.close()
-        self._data, self.curve = data, None
+        self._data, self._recipe, self.curve = data, recipe, None
         self.figure.clear()
         self.box.visible = self.take.visible = self.stop.visible = False
         self.message.objects, self.line.object = [], ""
@@ -79,7 +80,7 @@ class LearningRates:
 
     def _start(self) -> None:
         try:
-            key = self.workspace.test_learning_rates(self._data, self.given)
+            key = self.workspace.test_learning_rates(self._data, self.given, self._recipe)
         except (MiraError, OSError) as problem:
             self.message.objects = [parts.problem(str(problem))]
             return
@@ -94,7 +95,7 @@ class LearningRates:
         self.take.visible = False
         try:
             folder = self.workspace.folder_of(key)
-            if not self.workspace.is_of(key, self._data):
+            if not self.workspace.is_of(key, self._data, self._recipe):
                 return
         except MiraError:
             return  # an old link

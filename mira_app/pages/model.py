@@ -5,24 +5,30 @@ from __future__ import annotations
 import asyncio
 import html
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
 
-from mira_core import notation
+from mira_core import notation, options
+from mira_core.data import Finding, Recipe
+from mira_core.data.demo import DEMO
 from mira_core.data.describe import Description
+from mira_core.data.steps import HighlyVariable
 from mira_core.errors import MiraError
 
-from ..forms import ModelForm
+from ..forms import ModelForm, prepared
 from ..hub import Hub
 from ..session import Session
 from ..styles import WIDE_AND_NARROW
-from ..workspace import Workspace
+from ..workspace import Workspace, label_of
 from . import parts
 from .learning_rates import LearningRates
 
 ONCE = 2.0  # seconds within which a second click is taken for the same
+SETTINGS = {n for n in options.names() if options.parameter(n).metadata["group"] != "data"} | {"feature_type"}
+KINDS = ("categorical", "continuous")  # of covariates
 HELD_OUT = 0.1  # share of the cells that the loss is watched on, unless somebody wants another
 
 
@@ -40,7 +46,8 @@ class ModelPage:
     def __init__(self, workspace: Workspace, session: Session, hub: Hub) -> None:
         self.workspace, self.session = workspace, session
         self.form: ModelForm | None = None
-        self._made_for = ""
+        self._made_for = ("", "")  # data and recipe
+        self.recipe = Recipe()
         self._started = -ONCE
         self.below = pn.Column(sizing_mode="stretch_width", margin=0)
         self.view = pn.Column(
@@ -59,7 +66,15 @@ class ModelPage:
         self.estimate = pmui.Button(label="Estimate time and memory", icon="timer", variant="text", size="small")
         self.estimated = parts.markup("note", margin=(0, 12, 4, 12))
         parts.on_click(self.estimate, self._estimate)
+        self.held_out.param.watch(self._changed, "value")
         self.message = pn.Column(sizing_mode="stretch_width", margin=0)
+        self.findings = pn.Column(sizing_mode="stretch_width", margin=0)
+        self._checked: tuple[Any, ...] = ()
+        self._refused = False  # by training, as it would find the covariates
+        self.mend = pmui.Button(label="Mend it on the Data page", icon="healing", variant="outlined", visible=False)
+        parts.on_click(self.mend, lambda: setattr(self.session, "page", "data"))
+        self.unfit = pn.Column(sizing_mode="stretch_width", margin=0)
+        self._unfit = False  # the data
         self.rates = LearningRates(workspace, session, hub, self._use_rates)
         self.text = pmui.TextAreaInput(
             label="Python, a mira fit command, or JSON", rows=5, auto_grow=True, max_rows=14, size="small",
@@ -68,17 +83,19 @@ class ModelPage:
         self.read = pmui.Button(label="Fill the form from it", icon="input", variant="text", size="small")
         self.said = pn.Column(sizing_mode="stretch_width", margin=0)
         parts.on_click(self.read, self._read)
-        session.param.watch(lambda e: self._load(e.new), "data")
-        self._load(session.data)
+        session.param.watch(self._load, ["data", "recipe"])
+        self._load()
 
     def close(self) -> None:
         """Follow nothing any more."""
         self.rates.close()
 
-    def _load(self, key: str) -> None:
-        if key == self._made_for and key:
+    def _load(self, *_: Any) -> None:
+        key, recipe_key = self.session.data, self.session.recipe
+        if (key, recipe_key) == self._made_for and key:
             return
-        self.form, self._made_for = None, ""
+        given = self.form.given if self.form is not None and key == self._made_for[0] else {}
+        self.form, self._made_for = None, ("", "")
         if not key:
             go = pmui.Button(label="Choose data", margin=10)
             parts.on_click(go, lambda: setattr(self.session, "page", "data"))
@@ -87,24 +104,32 @@ class ModelPage:
                 go,
             ]
             return
-        parts.load(self.below, lambda: self.workspace.describe(key), lambda described: self._make(key, described))
 
-    def _make(self, key: str, described: Description) -> None:
-        if key != self.session.data:
-            return
-        self._made_for = key
+        def show(got: tuple[Recipe, Description]) -> None:
+            if (key, recipe_key) == (self.session.data, self.session.recipe):
+                self._made_for = (key, recipe_key)
+                self._make(key, *got, given)
+
+        parts.load(self.below, lambda: prepared(self.workspace, key, recipe_key), show)
+
+    def _make(self, key: str, recipe: Recipe, described: Description, given: Mapping[str, Any]) -> None:
+        """Make the form; what was given for the same data and another recipe stays, as far as it still can."""
+        self.recipe = recipe
         self.form = form = ModelForm(described)
+        self._keep(form, given)
         self.job_name.value = name_of(key)
         self.message.objects = self.said.objects = []
         self.estimated.object = ""
         form.param.watch(self._changed, ["given", "problem"])
-        self.rates.made_for(key)
+        self.rates.made_for(key, recipe)
         search = pmui.TextInput.from_param(
             form.param.search, label="Find an option", placeholder="dropout", size="small",
             sizing_mode="stretch_width", margin=(6, 10),
         )  # fmt: skip
         every = pmui.Switch.from_param(form.param.advanced, label="All options", margin=(12, 10))
-        size = f"{key.removeprefix('demo:')}: {described.n_cells:,} cells × {described.n_features:,} features"
+        size = f"{label_of(key)}: {described.n_cells:,} cells × {described.n_features:,} features"
+        if recipe.steps:
+            size += f", after {len(recipe)} step{'s' if len(recipe) > 1 else ''} of a recipe"
         head = parts.markup("note", html.escape(size), margin=(10, 12, 0, 12))
         self.views = {
             "Python": parts.markup("code", margin=(4, 10)),
@@ -113,7 +138,16 @@ class ModelPage:
         }
         tabs = pmui.Tabs(*self.views.items(), sizing_mode="stretch_width", margin=(0, 4))
         run = parts.card(
-            self.job_name, self.held_out, self.start, self.message, self.estimate, self.estimated, heading="Run"
+            self.job_name,
+            self.held_out,
+            self.start,
+            self.message,
+            self.unfit,
+            self.findings,
+            self.mend,
+            self.estimate,
+            self.estimated,
+            heading="Run",
         )
         code = parts.card(tabs, self.text, self.read, self.said, heading="The same in Python, as a command, as JSON")
         self.below.objects = [
@@ -130,27 +164,76 @@ class ModelPage:
                 sizing_mode="stretch_width",
             ),
         ]
+        self._unfit = self.mend.visible = False
+        self.unfit.objects = []
         self._changed()
+        self._check_data(key, recipe)
+
+    def _check_data(self, key: str, recipe: Recipe) -> None:
+        """Say what is wrong with the cells that training would refuse after a minute."""
+
+        def told(found: list[Finding]) -> None:
+            if (key, recipe) == (self._made_for[0], self.recipe) and found:
+                self._unfit = self.mend.visible = True
+                self.unfit.objects = [parts.finding(f) for f in found]
+                self._changed()
+
+        parts.in_thread(lambda: self.workspace.refused(key, recipe), told, lambda _: None)  # told elsewhere
 
     def _changed(self, *_: Any) -> None:
         if self.form is None:
             return
         wrong = self.form.problem
-        self.start.disabled = self.estimate.disabled = bool(wrong)
+        self._check_covariates()
+        self.start.disabled = self.estimate.disabled = bool(wrong) or self._refused or self._unfit
+        self.mend.visible = self._unfit or "counts_layer" in wrong or "no counts" in wrong or "raw counts" in wrong
+        self.session.given = {} if wrong else dict(self.form.given)
         self.rates.given, self.rates.button.disabled = self.form.given, bool(wrong)
         self.message.objects = [parts.problem(wrong)] if wrong else []
         if self.estimated.object:
             self.estimated.object = ""  # it was for other options
         try:
-            data = self.workspace.data_of(self._made_for)
+            data = self.workspace.data_of(self._made_for[0])
         except MiraError as problem:
             self.message.objects = [parts.problem(str(problem))]
             return
-        for name, write in (
-            ("Python", notation.to_python), ("Command", notation.to_command), ("JSON", notation.to_json),
-        ):  # fmt: skip
-            code = "# Correct the marked option first." if wrong else write(data, self.form.given)
+        share, recipe, given = self.held_out.value or None, self.recipe if self.recipe.steps else None, self.form.given
+        texts = {
+            "Python": notation.to_python(data, given, test_size=share, recipe=recipe),
+            "Command": notation.to_command(data, given, test_size=share, recipe=recipe and "recipe.json"),
+            "JSON": notation.to_json(data, given, test_size=share, recipe=recipe),
+        }
+        for name, text in texts.items():
+            code = "# Correct the marked option first." if wrong else text
             self.views[name].object = f"<pre>{html.escape(code)}</pre>"
+
+    def _check_covariates(self) -> None:
+        """Say what is wrong with the chosen covariates; their file may be slow."""
+        given = self.form.given if self.form is not None else {}
+        asked = (self._made_for[0], self.recipe, *(tuple(given.get(f"{kind}_covariates") or ()) for kind in KINDS))
+        if asked == self._checked:
+            return
+        self._checked = asked
+        self.findings.objects = []
+        self._refused = False
+        if not any(asked[2:]):
+            return
+
+        async def go() -> None:
+            try:
+                found = await asyncio.to_thread(self.workspace.check_covariates, *asked)
+            except MiraError:
+                return  # of the data, which is told elsewhere
+
+            def show() -> None:
+                if asked == self._checked:
+                    self.findings.objects = [parts.finding(f) for f in found]
+                    self._refused = any(f.severity == "error" for f in found)
+                    self.start.disabled = self.start.disabled or self._refused
+
+            parts.in_turn(show)
+
+        pn.state.execute(go)
 
     def _read(self) -> None:
         """Fill the form from what was pasted; the data set stays the chosen one."""
@@ -162,11 +245,29 @@ class ModelPage:
             self.said.objects = [parts.problem(str(problem))]
             return
         self.form.load(written.given)
-        other = written.data is not None and written.data != self.workspace.data_of(self._made_for)
+        self.held_out.value = written.test_size or 0.0
+        other = written.data is not None and written.data != self.workspace.data_of(self._made_for[0])
         told = f"{len(written.given)} options were read."
         self.said.objects = [
             parts.good(told + (f" The text names other data, {written.data}; the chosen ones stay." if other else ""))
         ]
+        if written.recipe is not None and written.recipe != self.recipe:
+            self.session.recipe = self.workspace.looks.keep(written.recipe, name_of(self.session.data))
+
+    def _keep(self, form: ModelForm, given: Mapping[str, Any]) -> None:
+        """Fill a new form with what was given, and with the columns that the recipe makes."""
+        known = {c.name for c in (*form.described.obs, *form.described.var)}
+        kept = {
+            name: value
+            for name, value in given.items()
+            if name in SETTINGS or known.issuperset([value] if isinstance(value, str) else value)
+        }
+        step = next((s for s in self.recipe if isinstance(s, HighlyVariable)), None)
+        if step is not None:
+            kept.setdefault("highly_variable_key", step.column)
+            if step.n_endogenous is not None:
+                kept.setdefault("endogenous_key", "endogenous")
+        form.load({**form.given, **kept})
 
     def _use_rates(self, low: float, high: float) -> None:
         if self.form is not None:
@@ -175,14 +276,14 @@ class ModelPage:
     def _estimate(self) -> None:
         if self.form is None or self.form.problem:
             return
-        given, key = dict(self.form.given), self._made_for
+        given, key, recipe = dict(self.form.given), self._made_for[0], self.recipe
         share = self.held_out.value or None
         self.estimated.object = "Taking a few steps to see how long they take …"
         self.estimate.loading = True
 
         async def go() -> None:
             try:
-                told = await asyncio.to_thread(self.workspace.estimate, key, given, share)
+                told = await asyncio.to_thread(self.workspace.estimate, key, given, share, recipe)
             except (MiraError, OSError) as problem:
                 told = html.escape(f"It cannot be estimated: {problem}")
 
@@ -200,12 +301,13 @@ class ModelPage:
             return
         # A click can be on its way while the field before it is found wrong, or come twice.
         self.form.read()
-        if self.form.problem or time.monotonic() - self._started < ONCE:
+        if self.form.problem or self._refused or self._unfit or time.monotonic() - self._started < ONCE:
             return
         try:
             key = self.workspace.submit(
-                self._made_for, self.form.given, self.job_name.value.strip() or None,
-                test_size=self.held_out.value or None, learning_rate_curve=self.rates.curve_for(self.form.given),
+                self._made_for[0], self.form.given, self.job_name.value.strip() or None,
+                recipe=self.recipe if self.recipe.steps else None, test_size=self.held_out.value or None,
+                learning_rate_curve=self.rates.curve_for(self.form.given),
             )  # fmt: skip
         except (MiraError, OSError) as problem:
             self.message.objects = [parts.problem(str(problem))]
@@ -216,6 +318,8 @@ class ModelPage:
 
 def name_of(key: str) -> str:
     """Return what a run on a data set is called at first."""
-    last = key.removeprefix("demo:").rsplit("/", 1)[-1]
+    last = key.removeprefix(DEMO).rsplit("/", 1)[-1]
     stem, _, part = last.partition("#")
-    return stem.split(".")[0] + (f" {part}" if part else "")
+    for suffix in (".zip", ".zarr", ".h5ad", ".h5mu", ".h5", ".loom"):
+        stem = stem.removesuffix(suffix)
+    return stem + (f" {part}" if part else "")

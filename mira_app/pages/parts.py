@@ -7,7 +7,9 @@ import functools
 import html
 import logging
 import numbers
+import re
 import traceback
+import urllib.parse
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,12 +17,16 @@ import pandas as pd
 import panel as pn
 import panel_material_ui as pmui
 
+from mira_core.data import Finding
 from mira_core.errors import MiraError
 
-from ..styles import HTML
+from ..styles import HTML, SHEET
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
+
+LONG = 12  # rows from which a table is one to search in
+WIDE = 40  # letters above which text is broken into lines
 
 
 def markup(kind: str, text: str = "", **params: Any) -> pn.pane.HTML:
@@ -46,18 +52,27 @@ def empty(what: str, do: str) -> pn.viewable.Viewable:
 
 def problem(text: str, details: str = "") -> pn.viewable.Viewable:
     """Say what is wrong; the traceback is one click away."""
+    return markup("problem", problem_html(text, details), margin=(4, 10))
+
+
+def problem_html(text: str, details: str = "") -> str:
+    """Return the same as HTML, in the look "problem"."""
     more = f"<details><summary>Details</summary><pre>{html.escape(details)}</pre></details>" if details else ""
-    return _message("problem", text, more)
+    return f'<div role="alert">{html.escape(text)}{more}</div>'
 
 
 def good(text: str) -> pn.viewable.Viewable:
     """Say that something is as it should be."""
-    return _message("good", text, "")
+    return markup("good", f'<div role="status">{html.escape(text)}</div>', margin=(4, 10))
 
 
-def _message(kind: str, text: str, more: str) -> pn.viewable.Viewable:
-    role = "alert" if kind == "problem" else "status"
-    return markup(kind, f'<div role="{role}">{html.escape(text)}{more}</div>', margin=(4, 10))
+def finding(f: Finding) -> pn.viewable.Viewable:
+    """Show what an inspection found; why it matters is one click away."""
+    text = (
+        f'<div class="{f.severity}"><b>{html.escape(f.title)}</b><p>{html.escape(f.what)} {html.escape(f.fix)}</p>'
+        f"<details><summary>Why it matters</summary>{html.escape(f.why)}</details></div>"
+    )
+    return markup("finding", text, margin=(4, 10))
 
 
 escape = html.escape
@@ -76,21 +91,38 @@ def figures_of(shown: list[tuple[str, str]]) -> str:
 
 
 def table(heading: str, frame: pd.DataFrame) -> pn.viewable.Viewable:
-    """Return a plain table with a heading."""
-    first = frame.iloc[0] if len(frame) else [""] * len(frame.columns)
-    heads = zip(frame.columns, first, strict=True)
-    head = "".join(f"<th{_aligned(value)}>{html.escape(str(column))}</th>" for column, value in heads)
+    """Return a table with a heading and a link to it as CSV; a long one can be sorted and filtered."""
+    if len(frame) <= LONG:
+        return markup("table", table_html(heading, frame), margin=(4, 10))
+    sheet = pn.widgets.Tabulator(
+        frame, disabled=True, show_index=False, header_filters=True, layout="fit_columns", theme="simple",
+        max_height=400, sizing_mode="stretch_width", stylesheets=[SHEET], margin=(0, 10),
+        text_align={c: "right" for c in frame if pd.api.types.is_numeric_dtype(frame[c])},
+        formatters={c: {"type": "textarea"} for c in frame if frame[c].astype(str).str.len().max() > WIDE},
+        widths={c: f"{100 * share:.0f}%" for c, share in _shares(frame).items()},
+    )  # fmt: skip
+    head = markup("table", _headed(heading, frame), margin=(4, 10, 0, 10))
+    return pn.Column(head, sheet, sizing_mode="stretch_width", margin=0)
+
+
+def _headed(heading: str, frame: pd.DataFrame) -> str:
+    file = re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")
+    link = f"data:text/csv;charset=utf-8,{urllib.parse.quote(frame.to_csv(index=False))}"
+    return f'<h2>{html.escape(heading)} <a download="{file}.csv" href="{link}" title="Download">CSV</a></h2>'
+
+
+def table_html(heading: str, frame: pd.DataFrame) -> str:
+    """Return a short table as HTML, in the look "table"."""
+    if not len(frame):
+        return f"<h2>{html.escape(heading)}</h2><p>none</p>"
+    names = zip(frame.columns, frame.iloc[0], strict=True)
+    heads = "".join(f"<th{_aligned(value)}>{html.escape(str(column))}</th>" for column, value in names)
     rows = "".join(
         "<tr>" + "".join(f"<td{_aligned(v)}>{html.escape(_text(v))}</td>" for v in row) + "</tr>"
         for row in frame.itertuples(index=False)
     )
-    body = (
-        f"<h2>{html.escape(heading)}</h2><div class='scroll'><table><thead><tr>{head}</tr></thead>"
-        f"<tbody>{rows}</tbody></table></div>"
-        if len(frame)
-        else f"<h2>{html.escape(heading)}</h2><p>none</p>"
-    )
-    return markup("table", body, margin=(4, 10))
+    body = f"<div class='scroll'><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+    return _headed(heading, frame) + body
 
 
 def legend(entries: list[tuple[str, str]]) -> str:
@@ -139,22 +171,55 @@ def load(below: Any, fetch: Callable[[], T], show: Callable[[T], None]) -> None:
     pn.state.onload(go)  # at once if the page is there; what changes while it is being sent can be lost
 
 
+def in_thread(work: Callable[[], T], done: Callable[[T], None], failed: Callable[[str], None]) -> None:
+    """Do something that may take long, then tell of it in this session's turn.
+
+    Parameters
+    ----------
+    work
+        Run in a thread.
+    done, failed
+        Given what came of it; given what is wrong, in words.
+    """
+
+    async def go() -> None:
+        try:
+            got = await asyncio.to_thread(work)
+        except MiraError as wrong:
+            told = str(wrong)
+        except Exception as wrong:
+            logger.exception("something was asked that could not be done")
+            told = f"this could not be done: {wrong}"
+        else:
+            in_turn(functools.partial(done, got))
+            return
+        in_turn(functools.partial(failed, told))
+
+    pn.state.execute(go)
+
+
 def card(*objects: Any, heading: str = "", **params: Any) -> pn.viewable.Viewable:
     """Return a framed group."""
     head = [pmui.Typography(heading, variant="subtitle1", margin=(6, 10, 0, 10))] if heading else []
     return pmui.Paper(*head, *objects, sizing_mode="stretch_width", variant="outlined", elevation=0, margin=8, **params)
 
 
+def _shares(frame: pd.DataFrame) -> dict[str, float]:
+    """Share out a table's width by what its columns hold."""
+    letters = {c: min(max(len(str(c)) + 9, frame[c].astype(str).str.len().max()), 2 * WIDE) for c in frame}
+    return {c: n / sum(letters.values()) for c, n in letters.items()}
+
+
 def _text(value: Any) -> str:
     return (
         f"{value:,}"
         if isinstance(value, numbers.Integral)
-        else f"{value:.3g}"
+        else ("–" if value != value else f"{value:.3g}")
         if isinstance(value, float)
         else str(value)
     )
 
 
 def _aligned(value: Any) -> str:
-    number = isinstance(value, numbers.Number) or str(value).endswith("%")
+    number = isinstance(value, numbers.Number) or re.fullmatch(r"[-+]?[\d,.]+(e[-+]?\d+)?\s?%?", str(value))
     return ' class="number"' if number else ""

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from ..figures.curves import DRAWN, TrainingCurves, at_step
 from ..hub import Hub
 from ..series import Series
 from ..session import Session
+from ..widgets.arrived import Arrived
 from ..workspace import Workspace
 from . import parts
 
@@ -38,7 +40,7 @@ STAGES = {
     "predicting": "inferring topics",
     "embedding": "computing the embedding",
 }
-SETTLED = 100  # milliseconds
+OF_THE_DATA = ("DataError",)  # failures that no other option mends
 SMOOTH = {"none": 0.0, "a little": 0.8, "more": 0.95, "much": 0.99}
 
 
@@ -53,8 +55,8 @@ class TrainPage:
         What is known of the run shown.
     """
 
-    def __init__(self, workspace: Workspace, session: Session, hub: Hub) -> None:
-        self.workspace, self.session, self.hub = workspace, session, hub
+    def __init__(self, workspace: Workspace, session: Session, hub: Hub, arrived: Arrived) -> None:
+        self.workspace, self.session, self.hub, self.arrived = workspace, session, hub, arrived
         self.status = jobs.Status()
         self.curves = TrainingCurves()
         self.curves.pinned = self._show_pins
@@ -114,8 +116,10 @@ class TrainPage:
         pn.bind(self._set_view, self.smooth, self.log, self.axis, watch=True)
         session.param.watch(lambda e: self._follow(e.new), "job")
         session.param.watch(self._shown, "page")
-        # Followed once the browser has the page; what changes while it is being sent can be lost.
-        pn.state.onload(self._shown if session.page == "train" else lambda: self._follow(session.job))
+        self._arrived = False
+        self._folder: Path | None = None  # of the run
+        self._shown()
+        pn.state.onload(self._arrive)
 
     def close(self) -> None:
         """Follow nothing any more."""
@@ -123,6 +127,7 @@ class TrainPage:
             if leave is not None:
                 leave()
         self._leave = None
+        self._folder = None  # nor begin to, should a page that has gone be answered yet
         self._beside.clear()
 
     # --- which run ------------------------------------------------------------------------------
@@ -153,6 +158,7 @@ class TrainPage:
 
     def _follow(self, key: str) -> None:
         self.close()
+        self._folder = None
         self.curves.clear()
         self._series.clear()
         for box in (self.message, self.pins, self.differences):
@@ -179,13 +185,30 @@ class TrainPage:
         if self.choice.value != key:
             self.choice.value = key
 
+        self._folder = folder
+        if not self._arrived and (known := self.hub.known(folder)) is not None:
+            self._told(*known)  # sent with the page
+        elif not self._arrived:
+            self.hub.read_ahead(folder)  # while the page is on its way
+        self._begin_soon()
+
+    def _arrive(self) -> None:
+        """Go on once the browser has the page; what changes while it is being sent can be lost."""
+        self._arrived = True
+        self._begin_soon()
+
+    def _begin_soon(self) -> None:
+        """Follow the run once its figures have arrived, as points must not overtake them."""
+        folder = self._folder
+
         def begin() -> None:
-            if self.session.job == key and self._leave is None:
+            if self._folder is folder and self._leave is None:
+                self.curves.complete()
                 self._leave = self.hub.follow(folder, pn.state.curdoc, self._told)
                 self._compare(self.compare.value)
 
-        # The page may only now be on its way to the browser, and points must not overtake it.
-        pn.state.curdoc.add_timeout_callback(begin, SETTLED)
+        if self._arrived and folder is not None:
+            self.arrived.when(self.curves.source, begin)
 
     def _compare(self, keys: list[str]) -> None:
         """Follow the runs that are drawn beside, as they may be running too."""
@@ -232,7 +255,8 @@ class TrainPage:
         running = status.state in ("running", "waiting")
         self.stop.visible = running and not self._asked_to_stop()
         self.resume.visible = not running and not jobs.why_not_resume(self.workspace.folder_of(self.session.job))
-        self.again.visible = status.state in ("finished", "stopped", "failed", "died")
+        ended = status.state in ("finished", "stopped", "failed", "died")
+        self.again.visible = ended and status.error.get("type") not in OF_THE_DATA
         self.explore.visible = status.state in ("finished", "stopped")
         self._progress(status)
         if len(series.epochs):
@@ -247,6 +271,11 @@ class TrainPage:
         self.again.label = "Try again" if status.state in ("failed", "died") else "Run again"
         if status.state == "failed":
             told = [parts.problem(status.error.get("message", ""), status.error.get("traceback", ""))]
+            if status.error.get("type") in OF_THE_DATA:
+                self.again.visible = False
+                told.append(parts.note("Mend the data on the Data page, then train again."))
+                self.message.objects = told
+                return
             try:
                 told.append(parts.note(f"Try again uses {self.workspace.retry(self.session.job).why}."))
             except MiraError as problem:  # the data have gone
@@ -310,7 +339,8 @@ class TrainPage:
             ("seconds per epoch", f"{last['seconds']:.3g}"),
             ("waiting for data", f"{last['waiting']:.0%}"),
             *([(f"{_kind(s.device)} in use", f"{use:.0%}")] if np.isfinite(use := last["device_use"]) else []),
-            *([("memory", f"{s.memory_mb:,.0f} MB")] if getattr(s, "memory_mb", None) else []),
+            *([("memory", _bytes(s.memory))] if s.memory else []),
+            *([("GPU memory", _bytes(s.device_memory))] if s.device_memory else []),
         ]
         self.numbers.object = parts.figures_of(shown)
 
@@ -341,6 +371,10 @@ class TrainPage:
 
 def _kind(device: str | None) -> str:
     return "GPU" if device and device.startswith("cuda") else "CPU"
+
+
+def _bytes(n: int) -> str:
+    return f"{n / 1e9:,.1f} GB" if n >= 1e9 else f"{n / 1e6:,.0f} MB"
 
 
 def _fixed(value: float, digits: int = 1) -> str:

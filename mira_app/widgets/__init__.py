@@ -1,1 +1,1 @@
-"""Widgets that stand alone: in a page, or in a notebook."""
+"""Pieces that stand alone: in the pages of the dashboard, in a notebook, in any page of Panel."""

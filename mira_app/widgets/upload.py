@@ -15,6 +15,7 @@ from panel.custom import JSComponent
 from mira_core.errors import DataError
 
 PIECE = 2**21  # bytes sent at once; the connection takes 20 MB
+LONGEST = 200  # bytes of a name; file systems take 255, and parts get longer names
 SPARE = 2**30  # bytes of the disk that an upload leaves free
 
 ESM = """
@@ -165,8 +166,9 @@ class Upload(JSComponent):
 
 def _checked(name: str) -> str:
     """Return the name, if it is one of a file and of a format that can be opened."""
-    if not name or name != Path(name).name or name.startswith(".") or "\\" in name or "#" in name or "\0" in name:
-        raise DataError(f"{name!r} cannot be the name of a file here; rename it, to letters, digits, - and _")
+    plain = name == Path(name).name and name.isprintable() and len(name.encode()) <= LONGEST
+    if not name or not plain or name.startswith(".") or "\\" in name or "#" in name:
+        raise DataError(f"{name[:60]!r} cannot be the name of a file here; rename it, to letters, digits, - and _")
     if not name.lower().endswith((".h5ad", ".h5", ".h5mu", ".loom", ".zarr.zip", ".zip")):
         raise DataError(
             f"{name} is of no format that can be opened: .h5ad, .h5mu, .h5 of 10x, .loom, .zarr.zip. Of a folder with "

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from bokeh.models import BoxAnnotation
 
 from mira_app.figures.colours import categories
 from mira_app.figures.curves import MAX_POINTS, TrainingCurves, at_step
 from mira_app.figures.embedding import Embedding
+from mira_app.figures.quality import QualityPlots
 from mira_app.series import Series
 from mira_core.records import EpochRecord, StepRecord
 
@@ -157,11 +159,14 @@ def test_other_runs_are_drawn_beside_and_keep_their_colours():
     assert a.colour != b.colour
     assert legend(curves)[:2] == ["first", "second"]
     curves.compare({"b": ("second", series(60)), "c": ("third", series(7))})
-    assert [x.key for x in curves.beside[:3]] == ["c", "b", ""]
+    assert [x.key for x in curves.beside] == ["c", "b"]
     assert len(b.source.data["x"]) == 60
     curves.compare({})
     assert legend(curves) == ["each step", "mean of each epoch"]
     assert not len(b.source.data["x"])
+    curves.compare({str(i): (f"run {i}", series(9)) for i in range(12)})  # more than can be told apart
+    assert len(legend(curves)) == 8 + 2
+    assert len({x.colour for x in curves.beside}) == 8
 
 
 def test_a_pin_stays_where_it_was_put():
@@ -223,3 +228,87 @@ def test_there_is_a_colour_for_every_category(n):
     assert len(set(colours)) == min(n, len(set(categories(10_000))))
     assert colours == categories(n + 5)[:n]  # a topic keeps its colour, however many there are
     assert all(c.startswith("#") and len(c) == 7 for c in colours)
+
+
+# --- quality of cells -----------------------------------------------------------------------------
+
+
+def quality(**limits) -> QualityPlots:
+    rng = np.random.default_rng(0)
+    counts = np.round(rng.lognormal(7, 1, 1000)).astype(np.float32)
+    counts[:10] = 0
+    cells = pd.DataFrame({
+        "total_counts": counts,
+        "n_genes_by_counts": np.round(counts / 3),
+        "pct_counts_mt": np.where(counts > 0, rng.uniform(0, 20, 1000), np.nan).astype(np.float32),
+    })  # fmt: skip
+    plots = QualityPlots()
+    plots.show(cells, limits)
+    plots.frame = cells
+    return plots
+
+
+def box_of(plots: QualityPlots, name: str) -> BoxAnnotation:
+    return next(a for a in plots.panes[name].object.center if isinstance(a, BoxAnnotation))
+
+
+def kept_bars(plots: QualityPlots, name: str) -> np.ndarray:
+    return plots.panes[name].object.renderers[1].data_source.data["kept"]
+
+
+def test_cells_within_all_limits_are_counted_and_drawn():
+    plots = quality(total_counts=(500, 5000), pct_counts_mt=(None, 10))
+    x = plots.frame
+    keep = x.total_counts.between(500, 5000) & ~(x.pct_counts_mt > 10)
+    assert (plots.kept, plots.of) == (keep.sum(), 1000)
+    for name in x:
+        assert kept_bars(plots, name).sum() == keep.sum()
+        every = plots.panes[name].object.renderers[0].data_source.data["all"]
+        assert every.sum() == 1000
+        assert (kept_bars(plots, name) <= every).all()
+    assert plots.options() == {"min_counts": 500, "max_counts": 5000, "max_pct_mt": 10}
+    assert plots.of_options(plots.options())["total_counts"] == (500, 5000)
+
+
+def test_without_limits_cells_without_counts_are_kept_too():
+    plots = quality()
+    assert plots.kept == 1000
+    assert plots.options() == {}
+
+
+def test_edges_that_are_dragged_are_limits_and_none_beyond_the_cells():
+    plots, moved = quality(), []
+    plots.moved = lambda: moved.append(dict(plots.limits))
+    plots._count_soon = plots._count
+    box = box_of(plots, "total_counts")
+    box.left = 700.4
+    assert plots.limits["total_counts"] == (700, None)
+    box.right = 3000.2
+    assert plots.options() == {"min_counts": 700, "max_counts": 3000}
+    box.left = 0.001
+    assert plots.options() == {"max_counts": 3000}
+    share = box_of(plots, "pct_counts_mt")
+    share.right = 7.77
+    assert plots.options() == {"max_counts": 3000, "max_pct_mt": 7.8}
+    assert plots.kept == (~(plots.frame.total_counts > 3000) & ~(plots.frame.pct_counts_mt > 7.8)).sum()
+    assert len(moved) == 4
+    plots.place({"total_counts": (900, None)})
+    assert (box.left, len(moved)) == (900, 4)
+
+
+def test_suggested_limits_are_those_that_drop_cells_and_what_they_say_is_kept():
+    plots = quality()
+    thresholds = pd.DataFrame(
+        {"lower": [10.6, np.nan, np.nan], "upper": [900.2, 5.0, 8.03], "n_below": [3, 0, 0], "n_above": [2, 0, 7]},
+        index=["total_counts", "n_genes_by_counts", "pct_counts_mt"],
+    )
+    assert plots.suggested(thresholds) == {
+        "total_counts": (11, 900), "n_genes_by_counts": (None, None), "pct_counts_mt": (None, 8.1),
+    }  # fmt: skip
+
+
+def test_peaks_and_cells_that_are_all_alike_are_shown_too():
+    plots = QualityPlots()
+    plots.show(pd.DataFrame({"total_counts": np.full(5, 7.0), "n_genes_by_counts": np.zeros(5)}), {})
+    assert list(plots.panes) == ["total_counts", "n_genes_by_counts"]
+    assert plots.kept == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import mira_core as mira
 from mira_app import forms
 from mira_app.forms import ModelForm
 from mira_core import notation, options
@@ -150,6 +151,78 @@ def test_the_layer_with_counts_is_chosen_where_x_has_none(adata):
     form = ModelForm(describe(adata))
     assert form.given["counts_layer"] == "counts"
     assert any("no raw counts" in label for label in form.fields["counts_layer"].widget.options)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("topic_effect_scale", None),  # no prior, which is not the default
+        ("min_learning_rate", 0.0012345678901),
+        ("seed", 2**63 - 1),
+        ("categorical_covariates", ["donor"]),  # text
+        ("continuous_covariates", ["doublet", "year"]),  # flags, and numbers that were made categories
+        ("highly_variable_key", "chosen"),  # 0 and 1
+        ("counts_layer", "X"),  # a layer of that name is not X itself
+    ],
+)
+def test_what_make_model_takes_the_form_takes_and_keeps(adata, tmp_path, name, value):
+    adata.obs["donor"] = ["Ann", "Bob"] * 100
+    adata.obs["doublet"] = [True, False] * 100
+    adata.obs["year"] = ["2021", "2022"] * 100
+    adata.obs["year"] = adata.obs["year"].astype("category")
+    adata.var["chosen"] = [1, 0] * 20
+    adata.layers["X"] = adata.X.copy()
+    form = ModelForm(describe(adata))
+    enter(form, name, value)
+    wanted = {"feature_type": "expression", name: value}
+    assert (form.given, form.problem) == (wanted, "")
+    form.load(dict(form.given))  # such as after another recipe
+    assert (form.given, form.problem) == (wanted, "")
+    assert notation.read(notation.to_python("x.h5ad", form.given)).given == wanted
+    assert "yours" in form.fields[name].hint.object
+    model = mira.topics.make_model(*adata.shape, **form.given, **({} if name == "seed" else {"seed": 0}))
+    assert model.get_params()[name] == value
+    model.set_params(num_epochs=1).fit(adata)
+
+
+@pytest.mark.parametrize("column", ["missing", "words"])
+def test_columns_that_hold_no_numbers_are_not_offered_as_numbers(adata, column):
+    adata.obs["missing"] = [float("nan"), 1.0] * 100
+    adata.obs["words"] = ["some", "more"] * 100
+    fields = ModelForm(describe(adata)).fields
+    for name in ("continuous_covariates", "covariates_keys", "extra_features_keys"):
+        assert column not in fields[name].choices
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("highly_variable_key", "nope"), ("categorical_covariates", ["batch", "nope"]), ("counts_layer", "nope")],
+)
+def test_what_the_data_do_not_have_is_told_beside_the_field(form, name, value):
+    form.load({"feature_type": "expression", name: value})
+    assert f"{name} names 'nope', which these data cannot give it" in form.problem
+    assert form.fields[name].widget.error_state
+    form.load({"feature_type": "expression"})
+    assert form.problem == ""
+
+
+def test_data_without_x_say_so(adata):
+    del adata.X
+    form = ModelForm(describe(adata))
+    assert form.given["counts_layer"] == "counts"
+    form.load({})
+    assert form.problem == "the data has no X; choose a layer"
+
+
+def test_a_number_of_thousands_of_digits_is_told(form):
+    enter(form, "num_topics", "1" * 5000)
+    assert "num_topics must be an integer of at least 2" in form.problem
+
+
+def test_what_was_not_chosen_is_not_called_yours(form):
+    for field in form.fields.values():
+        assert "yours" not in field.hint.object
+    assert "default all features" in form.fields["highly_variable_key"].hint.object
 
 
 def test_names_from_data_are_never_markup(adata):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 
-from mira_app.hub import Hub
+from mira_app import hub as hub_module
+from mira_app.hub import Hub, Running
 from mira_core import jobs
 
 
@@ -97,3 +99,72 @@ def test_a_run_that_is_gone_on_with_is_read_anew(tmp_path):
     (folder / "status.json").write_text(json.dumps({"state": "running", "resumed": 1}))
     assert until(lambda: seen[-1] == [1, 2, 3, 4, 5, 6])
     leave()
+
+
+# --- all that runs --------------------------------------------------------------------------------
+
+
+def test_only_what_waits_or_runs_is_told_and_ended_jobs_are_read_once(tmp_path, monkeypatch):
+    def job(name: str, created: float, **status) -> None:
+        folder = tmp_path / name
+        jobs.write_spec(folder, data="demo:simulated", model={"feature_type": "expression"}, name=name)
+        spec = json.loads((folder / "job.json").read_text())
+        (folder / "job.json").write_text(json.dumps({**spec, "created": created}))
+        if status:
+            (folder / "status.json").write_text(json.dumps(dataclasses.asdict(jobs.Status(**status))))
+
+    job("ended", 1.0, state="finished")
+    job("waits", 2.0)
+    job("runs", 3.0, state="running", stage="training", step=50, num_steps=200, training_started=100.0,
+        heartbeat=160.0, device="cpu")  # fmt: skip
+    (tmp_path / "no job").mkdir()
+    read = []
+    monkeypatch.setattr(jobs, "read_status", lambda f, real=jobs.read_status: (read.append(f.name), real(f))[1])
+    monkeypatch.setattr(hub_module, "SELDOM", 0.0)
+    told = []
+    hub = Hub(period=0.02)
+    leave = hub.follow_all(tmp_path, Document(), told.append)
+    assert until(lambda: told)
+    # 50 of 200 steps took a minute
+    assert told[0] == [
+        Running("runs", "runs", "fit", 25, 180, "cpu"), Running("waits", "waits", "fit", None, None, None),
+    ]  # fmt: skip
+    assert until(lambda: read.count("runs") > 5)
+    assert read.count("ended") == 1
+    job_status = json.loads((tmp_path / "runs" / "status.json").read_text())
+    (tmp_path / "runs" / "status.json").write_text(json.dumps({**job_status, "state": "stopped"}))
+    assert until(lambda: [r.key for r in told[-1]] == ["waits"])
+    leave()
+
+
+def test_what_was_read_ahead_or_looked_at_before_is_known_at_once(tmp_path):
+    folder, hub = folder_with(tmp_path, 3), Hub(period=0.02)
+    assert hub.known(folder) is None
+    hub.read_ahead(folder)
+    assert until(lambda: hub.known(folder) is not None)
+    series, status = hub.known(folder)
+    assert (series.steps["step"].tolist(), status.state) == ([1, 2, 3], "waiting")
+    seen: list[list[float]] = []
+    leave = hub.follow(folder, Document(), lambda series, _: seen.append(series.steps["step"].tolist()))
+    append(folder, 4, 5)
+    assert until(lambda: seen and seen[-1] == [1, 2, 3, 4, 5])
+    leave()
+    assert hub.known(folder)[0] is series
+    assert until(lambda: hub._thread is None)  # nobody looks, nothing is read
+    append(folder, 6, 6)
+    leave = hub.follow(folder, Document(), lambda series, _: seen.append(series.steps["step"].tolist()))
+    assert until(lambda: seen[-1] == [1, 2, 3, 4, 5, 6])
+    leave()
+
+
+def test_few_are_kept_when_nobody_looks_any_more(tmp_path):
+    hub = Hub(period=0.02)
+    folders = []
+    for i in range(hub_module.KEPT + 3):
+        (tmp_path / str(i)).mkdir()
+        folders.append(folder_with(tmp_path / str(i), 2))
+        seen: list[int] = []
+        leave = hub.follow(folders[-1], Document(), lambda *_, seen=seen: seen.append(1))
+        assert until(lambda seen=seen: seen)
+        leave()
+    assert [hub.known(f) is not None for f in folders] == [False] * 3 + [True] * hub_module.KEPT

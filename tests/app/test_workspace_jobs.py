@@ -8,8 +8,9 @@ import time
 import pytest
 
 from mira_app.settings import Settings
-from mira_app.workspace import Workspace
+from mira_app.workspace import WITH_TOPICS, Workspace
 from mira_core import jobs
+from mira_core.data import Recipe
 from mira_core.data.simulate import simulate_expression
 from mira_core.errors import DataError, JobError
 
@@ -139,3 +140,110 @@ def test_time_and_memory_are_estimated(workspace):
     assert "GB</b> of memory" in told
     with pytest.raises(JobError, match="num_topics"):
         workspace.estimate("demo:simulated", {**SMALL, "num_topics": 1})
+
+
+# --- recipes --------------------------------------------------------------------------------------
+
+CELLS = "0/deep/cells.h5ad"
+RECIPE = Recipe(
+    [{"step": "filter_cells", "min_counts": 1100}, {"step": "highly_variable", "n_top": 20, "column": "chosen"}]
+)
+
+
+def test_a_recipe_is_kept_under_a_name_of_its_own(workspace):
+    looks = workspace.looks
+    key = looks.keep(RECIPE, "<b>cells</b>")
+    assert looks.keep(RECIPE, "other cells") == key
+    assert looks.keep(Recipe(), "cells") == ""
+    other = looks.keep(Recipe([{"step": "binarise"}]), "peaks")
+    assert looks.recipe(key) == RECIPE
+    assert looks.recipe("") == Recipe()
+    assert list(looks.recipes().values()) == [other, key]
+    assert next(iter(looks.recipes())).startswith("peaks · ")
+    (looks.folder / "aaaaaaaaaaaa.json").write_text("{")
+    assert list(looks.recipes().values()) == [other, key]
+
+
+@pytest.mark.parametrize("key", ["../job", "0123456789ab", "/etc/passwd", "a" * 12])
+def test_a_recipe_that_is_none_is_refused(workspace, key):
+    with pytest.raises(DataError, match="there is no recipe"):
+        workspace.looks.recipe(key)
+
+
+def test_data_are_described_as_the_recipe_leaves_them(workspace):
+    seen = workspace.look(CELLS, RECIPE)
+    assert 0 < seen.description.n_cells < seen.opened[0] == 60
+    assert workspace.prepared(CELLS, RECIPE) == seen.description
+    assert workspace.look(CELLS, RECIPE) is seen  # not looked at again
+    assert workspace.prepared(CELLS, Recipe()).n_cells == 60
+    with pytest.raises(DataError, match="no cells of 60 are left.*Change the recipe on the Data page"):
+        workspace.prepared(CELLS, Recipe([{"step": "filter_cells", "min_counts": 1e9}]))
+
+
+def test_a_file_that_changes_is_looked_at_again(workspace):
+    path = workspace.path_of(CELLS)
+    assert workspace.look(CELLS, Recipe()).opened == (60, 30)
+    simulate_expression(70, 30, 3, seed=2).write_h5ad(path)
+    assert workspace.look(CELLS, Recipe()).opened == (70, 30)
+
+
+def test_what_cannot_be_looked_at_says_why_and_is_tried_again(workspace):
+    path = workspace.path_of(CELLS)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:2000])
+    with pytest.raises(DataError, match="cells.h5ad"):
+        workspace.look(CELLS, Recipe())
+    path.write_bytes(whole)
+    assert workspace.look(CELLS, Recipe()).opened == (60, 30)
+
+
+def test_a_job_does_the_recipe_and_so_do_test_estimate_and_rerun(workspace):
+    n = workspace.look(CELLS, RECIPE).description.n_cells
+    key = workspace.submit(CELLS, {**SMALL, "highly_variable_key": "chosen"}, recipe=RECIPE)
+    assert ended(workspace, key).state == "finished", workspace.log(key)
+    assert workspace.cells(key).n_obs == n
+    assert workspace.cells(key).var["chosen"].sum() == 20
+    again = workspace.rerun(key)
+    workspace.stop(again)
+    assert workspace.is_of(again, CELLS, RECIPE)
+    assert not workspace.is_of(again, CELLS)
+    told = workspace.differences([key, workspace.submit(CELLS, SMALL)]).set_index("option")
+    assert list(told.loc["recipe"]) == [str(RECIPE), "none"]
+    assert "steps" in workspace.estimate(CELLS, {**SMALL, "highly_variable_key": "chosen"}, None, RECIPE)
+    with pytest.raises(JobError, match="chosen"):
+        workspace.estimate(CELLS, {**SMALL, "highly_variable_key": "chosen"})
+
+
+def test_covariates_are_checked_as_the_recipe_leaves_them(workspace):
+    path = workspace.path_of(CELLS)
+    adata = simulate_expression(60, 30, 3, n_batches=2, seed=1)
+    adata.obs["gaps"] = adata.obs["batch"].where(adata.obs["batch"].index != adata.obs_names[3])
+    adata.write_h5ad(path)
+    found = workspace.check_covariates(CELLS, Recipe(), ["gaps"], [])
+    assert (found[0].code, found[0].severity) == ("missing_values", "error")
+    recipe = Recipe([{"step": "drop_missing", "column": "gaps"}])
+    assert "missing_values" not in {f.code for f in workspace.check_covariates(CELLS, recipe, ["gaps"], [])}
+    assert workspace.check_covariates("demo:simulated", Recipe(), ["no such column"], []) == []
+
+
+# --- jobs that are no trainings -------------------------------------------------------------------
+
+
+def test_predictions_are_explored_and_no_trainings_and_tunings_are_neither(workspace):
+    key = workspace.submit("demo:simulated", SMALL, embedding=False)
+    assert ended(workspace, key).state == "finished", workspace.log(key)
+    model = workspace.folder_of(key) / "result" / "model.safetensors"
+    told = workspace.submit("demo:simulated", {}, "told", kind="predict", predict={"model": str(model)})
+    few = {"study": "a", "storage": f"sqlite:///{workspace.settings.workspace}/s.db", "min_topics": 2, "max_topics": 9}
+    options = {k: v for k, v in SMALL.items() if k not in ("num_topics", "seed")}
+    tuning = workspace.submit("demo:simulated", options, kind="tune", tune={**few, "max_trials": 1, "min_trials": 1})
+    workspace.stop(tuning)
+    assert ended(workspace, told).state == "finished", workspace.log(told)
+    ended(workspace, tuning)
+    assert list(workspace.labels().values()) == [key]
+    assert list(workspace.labels(("finished", "stopped"), WITH_TOPICS).values()) == [told, key]
+    assert workspace.cells(told).n_obs == 1500
+    again = workspace.rerun(tuning)
+    workspace.stop(again)
+    ended(workspace, again)
+    assert jobs.read_spec(workspace.folder_of(again))["tune"] == jobs.read_spec(workspace.folder_of(tuning))["tune"]

@@ -124,6 +124,7 @@ def test_runs_are_compared_and_pinned_and_what_is_looked_at_stays(page, server):
     wait_until(lambda: any(x.startswith("second") for x in page.evaluate(SHOWN)), 20, "the other run is drawn")
     for text in ("num_topics", "5", "9"):
         page.locator(".mira-table").get_by_text(text, exact=True).wait_for()
+    page.locator(".bk-Figure").first.wait_for()
     box = page.locator(".bk-Figure").first.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.get_by_text("learning rate", exact=False).first.wait_for()

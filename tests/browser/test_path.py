@@ -200,12 +200,12 @@ def test_pages_fit_desks_and_phones_in_light_and_dark(browser, server, width):
     context = browser.new_context(viewport={"width": width, "height": 900})
     page = context.new_page()
     for theme in ("light", "dark"):
-        for name in ("data", "model", "train", "explore"):
+        for name in ("data", "model", "train", "tune", "explore"):
             page.goto(server.url(f"?page={name}"))
             page.get_by_role("heading", name=name.capitalize(), exact=True).wait_for()
             wait_until(lambda: page.evaluate("document.fonts.status") == "loaded", 10, "fonts")
             assert page.evaluate("document.documentElement.scrollWidth") <= width, name
-            for tab in ("Data", "Model", "Train", "Explore"):
+            for tab in ("Data", "Model", "Train", "Tune", "Explore"):
                 box = page.get_by_role("tab", name=tab).bounding_box()
                 assert box is not None, tab
                 assert box["x"] + box["width"] <= width, tab

@@ -70,7 +70,9 @@ def test_a_damaged_file_is_named(tmp_path, tiny):
         "empty.h5ad": b"",
     }.items():
         (tmp_path / name).write_bytes(data)
-        with pytest.raises(DataError, match=rf"{name} cannot be read as \.h5ad: ."):
+        with pytest.raises(
+            DataError, match=rf"{name} (is no HDF5 file|cannot be read: it is cut off|cannot be read as \.h5ad: .)"
+        ):
             open_data(tmp_path / name)
 
 

@@ -18,7 +18,7 @@ ROOT = Path(mira_core.__file__).parent
 LAYERS = ["base", "data", "nn", "models", "training", "plots", "estimators", "tuning", "top", "mira_app"]
 BASE = {"errors", "options", "records", "recommend", "files", "processes", "safer"}
 PACKAGES = set(LAYERS[1:-2])
-TOP = {"__init__", "topics", "jobs", "run", "reporting", "estimate", "cli", "notation"}
+TOP = {"__init__", "topics", "jobs", "kinds", "run", "running", "reporting", "estimate", "cli", "notation"}
 SOURCES = sorted(ROOT.rglob("*.py"))
 DASHBOARD = {"panel", "bokeh", "holoviews", "mira_app", "panel_material_ui"}
 

@@ -76,13 +76,25 @@ def mended(adata: ad.AnnData, code: str, **options: object) -> ad.AnnData:
 
 
 def test_nothing_is_found_where_nothing_is_wrong(clean):
-    assert inspect(clean) == []
+    assert codes(clean) == ["may_be_batches"]
     assert inspect(clean, feature_type="expression", highly_variable_key="highly_variable", **COVARIATES) == []
 
 
-@pytest.mark.parametrize("name", ["pbmc700", "simulated"])
-def test_the_demos_are_clean(name):
-    assert inspect(load_demo(name)) == []
+def test_batches_that_nobody_named_are_mentioned(clean):
+    finding = found(clean, "may_be_batches")
+    assert (finding.severity, finding.column) == ("info", "batch")
+    assert "obs['batch'] has 2 values" in finding.what
+    assert "name it as categorical_covariates" in finding.fix
+    clean.obs["donor"] = np.where(np.arange(800) % 3, "Ann", "Bob")
+    assert "obs['batch'] has 2 values, obs['donor'] has 2" in found(clean, "may_be_batches").what
+    assert "may_be_batches" not in codes(clean[:, :], **COVARIATES)
+    del clean.obs["batch"], clean.obs["donor"]
+    assert inspect(clean) == []
+
+
+@pytest.mark.parametrize(("name", "told"), [("pbmc700", []), ("simulated", ["may_be_batches"])])
+def test_the_demos_are_clean(name, told):
+    assert codes(load_demo(name)) == told
 
 
 def test_nothing_is_changed_by_looking(clean):
@@ -99,7 +111,7 @@ def test_the_form_of_the_counts_changes_no_finding_but_that_of_storage(clean, tm
     clean.X[5, :] = 0
     clean.obs_names = ["same", *clean.obs_names[1:-1], "same"]
     expected = [f for f in inspect(clean) if f.code != "storage"]
-    assert {f.code for f in expected} == {"empty_cells", "duplicate_cells"}
+    assert {f.code for f in expected} == {"empty_cells", "duplicate_cells", "may_be_batches"}
     if form == "dense":
         clean.X = clean.X.toarray()
     elif form == "csc":
@@ -136,7 +148,7 @@ def test_counts_in_a_layer_are_found_where_x_is_logged(clean):
     assert "counts_layer='counts'" in finding.fix
     out = mended(clean, "counts_in_layer")
     assert (clean.layers["counts"] != out.X).nnz == 0
-    assert inspect(clean, counts_layer="counts") == []
+    assert codes(clean, counts_layer="counts") == ["may_be_batches"]
 
 
 def test_a_layer_that_was_named_and_holds_no_counts_is_an_error(clean):
@@ -288,11 +300,12 @@ def test_cells_without_counts_in_the_modelled_features(clean):
     n = int((np.asarray(clean.X[:, :20].sum(1)).ravel() == 0).sum())
     assert f"{n:,} of 800 cells" in found(clean, "cells_without_modelled_features", highly_variable_key="few").what
     assert mended(clean, "cells_without_modelled_features", highly_variable_key="few").n_obs == 800 - n
-    assert inspect(clean) == []
+    assert codes(clean) == ["may_be_batches"]
 
 
 def test_too_few_cells(clean):
     assert found(clean[:120].copy(), "few_cells").severity == "warning"
+    assert "chance" in found(clean[:40].copy(), "few_cells").why
     assert found(clean[:1].copy(), "few_cells").severity == "error"
 
 
@@ -637,7 +650,7 @@ def test_the_command_refuses_what_it_cannot_read(tmp_path, capsys):
     assert "there is no file" in run(capsys, "inspect", tmp_path / "a.h5ad")[2]
     small = simulate_expression(60, 40, 2)
     make(small).write_ondisk_dataset(small, tmp_path / "disk")
-    assert "inspect the file it came from" in run(capsys, "inspect", tmp_path / "disk")[2]
+    assert "take the file it came from" in run(capsys, "inspect", tmp_path / "disk")[2]
 
 
 # --- real data ------------------------------------------------------------------------------------
@@ -645,12 +658,12 @@ def test_the_command_refuses_what_it_cannot_read(tmp_path, capsys):
 REAL: dict[str, set[str]] = {
     "atac_forebrain1043": {"outlier_cells"},
     "atac_leukemia391": {"few_cells", "read_counts"},
-    "mixology_3cl_2tech": {"few_cells"},
-    "mixology_rnamix": set(),
-    "multiome_mop_atac2500": {"not_binary"},
-    "multiome_mop_rna2500": set(),
+    "mixology_3cl_2tech": {"few_cells", "may_be_batches"},
+    "mixology_rnamix": {"may_be_batches"},
+    "multiome_mop_atac2500": {"not_binary", "may_be_batches"},
+    "multiome_mop_rna2500": {"may_be_batches"},
     "pbmc3k_hvg2000": {"outlier_cells"},
-    "pbmc_3tech_symphony": {"outlier_cells"},
+    "pbmc_3tech_symphony": {"outlier_cells", "may_be_batches"},
     "pbmc_facs": {"outlier_cells", "many_features", "mitochondrial"},
     "fixtures/anndata/v0.5.0": {"counts_recoverable"},
 }

@@ -160,9 +160,9 @@ def test_a_wrong_spec_is_refused_before_anything_is_written(folder, given, error
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 99}, "has format 99, kind 'fit'; this version knows 'fit' and 'range_test' of 1"),
+        ({"format": 99}, "has format 99, kind 'fit'; this version knows 'fit', 'range_test', 'tune', .* of 1"),
         ({"format": "x"}, "has format x"),
-        ({"kind": "tune"}, "kind 'tune'"),
+        ({"kind": "train"}, "kind 'train'"),
         ({"data": 3}, "is damaged: data must be text and model an object"),
         ({"model": []}, "is damaged: data must be text and model an object"),
         ({"model": None}, "is damaged: data must be text and model an object"),

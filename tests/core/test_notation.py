@@ -54,14 +54,29 @@ def test_every_option_is_read_as_it_was_written(write, name):
 
 @pytest.mark.parametrize("write", WRITE)
 def test_a_demo_is_named_too(write):
-    assert notation.read(write("demo:simulated", PEAKS)) == ("demo:simulated", options.validate_all(PEAKS))
+    assert notation.read(write("demo:simulated", PEAKS))[:2] == ("demo:simulated", options.validate_all(PEAKS))
+
+
+@pytest.mark.parametrize("write", WRITE)
+def test_held_out_cells_and_recipe_are_read_as_they_were_written(write):
+    recipe = mira.data.Recipe([{"step": "filter_cells", "min_counts": 5}, {"step": "keep_features", "column": "it's",
+                                                                           "values": ["a", 'b"']}])  # fmt: skip
+    assert notation.read(write("x.h5ad", PEAKS, test_size=0.1)).test_size == 0.1
+    if write is notation.to_command:
+        assert "--recipe 'my recipe.json'" in write("x.h5ad", PEAKS, recipe="my recipe.json")
+    else:
+        assert notation.read(write("x.h5ad", PEAKS, recipe=recipe)).recipe == recipe
 
 
 def test_the_python_runs(tmp_path):
     given = {"feature_type": "expression", "num_topics": 3, "num_epochs": 2, "hidden": 8}
     path = tmp_path / "cells.h5ad"
     mira.data.simulate_expression(80, 30, 3, seed=0).write_h5ad(path)
-    code = notation.to_python(str(path), given) + "print(model.num_topics, adata.obsm['X_topic_compositions'].shape)\n"
+    recipe = mira.data.Recipe().then("filter_cells", min_counts=1)
+    code = (
+        notation.to_python(str(path), given, test_size=0.1, recipe=recipe)
+        + "print(model.num_topics, adata.obsm['X_topic_compositions'].shape)\n"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[-2] == "3 (80, 3)"
 
@@ -82,6 +97,9 @@ def test_the_command_runs(tmp_path):
         ("mira fit", "the command cannot be read: the following arguments are required"),
         ("mira tune x --study y", "must begin with mira fit; got mira tune"),
         ("mira fit 'x", "the command cannot be read"),
+        ("mira fit x -o y --recipe z.json", "names a recipe, z.json"),
+        ('{"data": "x", "model": {}, "test_size": 2}', "test_size must be a share"),
+        ("Recipe([f()])\nmake_model(3, 4, feature_type='expression')", "the recipe must be written out"),
         ("make a model", "neither JSON, nor a mira fit command, nor Python"),
         ("x = 1", "one call of make_model; it holds 0"),
         ("make_model(3, 4, feature_type='expression', num_topics=open('/etc/passwd').read())", "must be written out"),

@@ -631,7 +631,7 @@ def test_sources_that_are_no_data_are_refused(told, folder, tmp_path):
     with h5py.File(tmp_path / "other.h5ad", "w") as f:
         f["X"] = np.ones((3, 4))
     for data, message in [
-        (tmp_path / "a.h5ad", "a.h5ad cannot be read as .h5ad"),
+        (tmp_path / "a.h5ad", "a.h5ad is no HDF5 file, as .h5ad files are"),
         (tmp_path / "other.h5ad", "other.h5ad is an HDF5 file of another kind: it holds X"),
         (tmp_path / "a.csv", "must be .h5ad, .*; got a.csv"),
         (tmp_path / "nothing.h5ad", "there is no file"),

@@ -94,7 +94,7 @@ def test_a_test_that_fails_says_why(data, folder):
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ({"kind": "tune"}, JobError, "kind must be one of fit, range_test; got 'tune'"),
+        ({"kind": "train"}, JobError, "kind must be one of fit, range_test, tune, gradient_tune, predict; got 'train'"),
         ({"range_test": {}}, JobError, "range_test goes with jobs of kind 'range_test' only"),
         ({"kind": "range_test", "test_size": 0.1}, JobError, "test_size goes with jobs of kind 'fit' only"),
         (

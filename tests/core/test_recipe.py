@@ -497,3 +497,32 @@ def test_a_whole_genome_is_made_ready(shared_data, tmp_path):
     spoken: dict = {}
     exec(compile(recipe.to_python(path), "recipe", "exec"), spoken)
     check_same(out, spoken["adata"])
+
+
+# --- put together ---------------------------------------------------------------------------------
+
+
+def test_steps_are_put_where_they_make_sense():
+    recipe = Recipe().plus("highly_variable", n_top=50).plus("filter_cells", min_counts=5)
+    recipe = recipe.plus("counts_from_layer", layer="counts")
+    assert [s.name for s in recipe] == ["counts_from_layer", "filter_cells", "highly_variable"]
+
+
+def test_limits_are_joined_and_the_later_one_holds():
+    recipe = Recipe().plus("filter_cells", min_counts=5, max_pct_mt=8).plus("filter_cells", min_counts=9, min_genes=3)
+    assert recipe == Recipe([{"step": "filter_cells", "min_counts": 9, "min_genes": 3, "max_pct_mt": 8}])
+    features = Recipe().plus("filter_features", min_cells=3).plus("filter_features", max_share=0.5)
+    assert features == Recipe([{"step": "filter_features", "min_cells": 3, "max_share": 0.5}])
+
+
+def test_a_step_takes_the_place_of_one_like_it():
+    recipe = Recipe().plus("highly_variable", n_top=50, n_endogenous=10).plus("highly_variable", n_top=60)
+    assert recipe == Recipe([{"step": "highly_variable", "n_top": 60}])
+    recipe = Recipe().plus("counts_from_layer", layer="a").plus("recover_counts").plus("counts_from_raw")
+    assert recipe == Recipe([{"step": "counts_from_raw"}])
+
+
+def test_there_may_be_one_for_each_column():
+    recipe = Recipe().plus("drop_missing", column="a").plus("drop_missing", column="b").plus("drop_missing", column="a")
+    assert sorted(s.column for s in recipe) == ["a", "b"]
+    assert recipe.without(recipe.steps[0]) == Recipe(recipe.steps[1:])

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import safetensors
 
-from mira_core import jobs, run
+from mira_core import jobs
 from mira_core.errors import CheckpointError, DataError, JobError, NotFitted
 from mira_core.records import EpochRecord, StepRecord, from_dict
 from mira_core.run import run_job
+from mira_core.running import fit
 from mira_core.topics import load_model
 from tests.helpers import FAMILIES, arrays, make, read_cells, same, with_columns
 
@@ -146,8 +147,8 @@ def data(cells, tmp_path) -> Path:
 @pytest.fixture
 def often(monkeypatch) -> None:
     """Keep a checkpoint after every epoch."""
-    monkeypatch.setattr(run, "KEEP_EVERY", 0.0)
-    monkeypatch.setattr(run, "KEEP_SHARE", 1e9)
+    monkeypatch.setattr(fit, "KEEP_EVERY", 0.0)
+    monkeypatch.setattr(fit, "KEEP_SHARE", 1e9)
 
 
 def records_of(folder: Path) -> list:
@@ -177,7 +178,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from mira_core import run
-run.KEEP_EVERY, run.KEEP_SHARE = 0.0, 1e9
+from mira_core.running import fit
+fit.KEEP_EVERY, fit.KEEP_SHARE = 0.0, 1e9
 seen = []
 def listen(record):
     seen.append(record)

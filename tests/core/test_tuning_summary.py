@@ -15,7 +15,7 @@ from rich.console import Console
 import mira_core as mira
 from mira_core.tuning import summary, table
 from mira_core.tuning.gaussian_process import GaussianProcess
-from tests.helpers import make_tuner
+from tests.helpers import make, make_tuner
 
 pytestmark = pytest.mark.filterwarnings("ignore:the best model has")
 
@@ -263,3 +263,46 @@ def test_a_notebook_shows_one_table_that_changes(folder):
     assert ">best<" in tables[0].replace(" ", "")
     assert not [o for o in outputs if "trial 0" in o.get("text", "")]
     assert [o["text"] for o in outputs if "ended, as" in o.get("text", "")]
+
+
+# --- two models -----------------------------------------------------------------------------------
+
+
+def test_topics_of_two_models_are_matched_in_any_order_of_features():
+    adata = mira.data.simulate_expression(300, 60, 4, seed=2)
+    model = make(adata, num_topics=4, num_epochs=20, seed=0).fit(adata)
+    same = summary.compare(model, model)
+    assert same["topic"].tolist() == same["other"].tolist()
+    np.testing.assert_allclose(same["correlation"], 1, rtol=1e-5)
+    assert same["gained"].map(len).sum() == same["lost"].map(len).sum() == 0
+
+    turned = adata[:, ::-1].copy()
+    fewer = make(turned, num_topics=3, num_epochs=20, seed=0).fit(turned)
+    told = summary.compare(model, fewer, top=10)
+    assert len(told) == 4
+    assert told["other"].notna().sum() == 3
+    assert sorted(told["topic"]) == model.topic_cols
+    assert told["correlation"].iloc[:3].is_monotonic_decreasing
+    for row in told.iloc[:3].itertuples():
+        mine = model.get_top_genes(int(row.topic.removeprefix("topic_")), 10)
+        theirs = fewer.get_top_genes(int(row.other.removeprefix("topic_")), 10)
+        assert row.share == len(set(mine) & set(theirs))
+        assert set(row.lost) == set(mine) - set(theirs)
+        assert set(row.gained) == set(theirs) - set(mine)
+    alone = told.iloc[3]
+    assert alone["other"] is None
+    assert len(alone["lost"]) == 10
+    few = adata[:, :20].copy()
+    part = adata[:, 15:40].copy()
+    one, other = (make(a, num_topics=3, num_epochs=2).fit(a) for a in (part, few))
+    with pytest.raises(mira.errors.TuningError, match="these share 5 of 25 and 20"):
+        summary.compare(one, other)
+
+
+def test_one_sentence_states_the_range():
+    told = summary.summarise("s", losses(noise=0.5), {}, (4, 30))
+    few, many = told.alike[0], told.alike[-1]
+    assert f"Take {few} to {many} topics" in told.sentence
+    assert "cannot be told apart" in told.sentence
+    alone = summary.summarise("s", losses(noise=0.5)[:2], {}, (4, 30))
+    assert "too few trials" in alone.sentence

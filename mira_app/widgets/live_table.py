@@ -1,0 +1,132 @@
+"""A table that changes while somebody looks at it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import panel as pn
+
+from ..pages import parts
+from ..styles import SHEET
+
+
+class LiveTable:
+    """A table that takes newer frames by what has changed in them. The first column names the rows.
+
+    A browser fails at what changes in a table that it is still building, and the server has more to do than to send
+    every change at once: so a table takes nothing new before `every` seconds have gone.
+
+    Parameters
+    ----------
+    every
+        Seconds between two changes.
+    on_select
+        Called with the names of the rows that somebody has selected.
+    on_click
+        Called with the name of a row that somebody has clicked.
+    params
+        Of the Tabulator.
+
+    Attributes
+    ----------
+    view
+        What is shown.
+    selected
+        Names of the selected rows.
+    """
+
+    def __init__(
+        self,
+        every: float = 1.0,
+        on_select: Callable[[list[Any]], None] | None = None,
+        on_click: Callable[[Any], None] | None = None,
+        **params: Any,
+    ) -> None:
+        self.every, self.on_select, self.on_click, self.params = every, on_select, on_click, params
+        self.view = pn.Column(sizing_mode="stretch_width", margin=0)
+        self.selected: list[Any] = []
+        self.table: Any = None  # made when there is something to show
+        self._newest: Callable[[], pd.DataFrame] = pd.DataFrame
+        self._due = 0.0
+        self._waits = self._quiet = False
+
+    def show(self, frame: Callable[[], pd.DataFrame]) -> None:
+        """Show a frame, which is asked for when the table takes it: at once, or with what comes until then."""
+        self._newest = frame
+        page = pn.state.curdoc
+        if self.table is None or page is None or time.monotonic() > self._due:
+            self._take()
+        elif not self._waits:
+            self._waits = True
+            page.add_timeout_callback(self._take, int(1000 * self.every))
+
+    def select(self, names: list[Any]) -> None:
+        """Select rows; those that come later are selected then."""
+        self.selected = list(names)
+        if self.table is not None and self.table.selection != (rows := self._rows(self.table.value)):
+            self._quiet = True
+            self.table.selection = rows
+            self._quiet = False
+
+    def _take(self) -> None:
+        self._waits = False
+        self._due = time.monotonic() + self.every
+        frame = self._newest()
+        if self.table is None or not renew(self.table, frame):
+            self._make(frame)
+        else:
+            self.select(self.selected)
+
+    def _make(self, frame: pd.DataFrame) -> None:
+        kept = {} if self.table is None else {"page": self.table.page, "sorters": self.table.sorters}
+        self.table = pn.widgets.Tabulator(
+            frame, disabled=True, show_index=False, layout="fit_columns", theme="simple", stylesheets=[SHEET],
+            sizing_mode="stretch_width", margin=(4, 10), selection=self._rows(frame), **kept, **self.params,
+        )  # fmt: skip
+        self.table.param.watch(self._chosen, "selection")
+        if self.on_click is not None:
+            clicked = self.on_click
+            self.table.on_click(lambda event: parts.in_turn(lambda: clicked(self.table.value.iloc[event.row, 0])))
+        self.view.objects = [self.table]
+
+    def _rows(self, frame: pd.DataFrame) -> list[int]:
+        at = {name: i for i, name in enumerate(frame.iloc[:, 0])} if len(frame) else {}
+        return [at[name] for name in self.selected if name in at]
+
+    def _chosen(self, event: Any) -> None:
+        if self._quiet:
+            return
+        names = self.table.value.iloc[:, 0].tolist()
+        self.selected = [names[i] for i in event.new if i < len(names)]
+        if self.on_select is not None:
+            told, listener = list(self.selected), self.on_select
+            parts.in_turn(lambda: listener(told))
+
+
+def renew(table: Any, frame: pd.DataFrame) -> bool:
+    """Show a newer frame in a table, by what has changed only; return whether it could be done.
+
+    A table that gets all its rows anew loses its page and order, and hears of no click any more if some are selected:
+    where rows have gone it has to be made anew.
+    """
+    old = table.value
+    if list(old.columns) != list(frame.columns) or len(old) > len(frame) or not len(old):
+        return False
+    if list(old.iloc[:, 0]) != list(frame.iloc[: len(old), 0]):  # which names the rows
+        return False
+    if table.pagination == "remote" and len(old) < min(len(frame), table.page * table.page_size):
+        return False  # the page that is shown has room, and would not get them
+    patches = {}
+    for name in frame:
+        before, now = old[name].to_numpy(object), frame[name].to_numpy(object)[: len(old)]
+        at = [i for i, (a, b) in enumerate(zip(before, now, strict=True)) if a != b and not (a != a and b != b)]
+        if at:
+            patches[name] = [(i, now[i]) for i in at]
+    if patches:
+        table.patch(patches, as_index=False)
+    if len(frame) > len(old):
+        table.stream(frame.iloc[len(old) :], follow=False)
+    return True

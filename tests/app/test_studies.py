@@ -1,0 +1,122 @@
+"""Studies of a storage, for those who look: what is listed, what is read, what can be begun and gone on with."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+
+import mira_core as mira
+from mira_app.settings import Settings
+from mira_app.studies import Studies
+from mira_app.workspace import Workspace
+from mira_core import jobs
+from mira_core.errors import OptionError, TuningError
+from mira_core.tuning import control
+from tests.helpers import make_tuner
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+pytestmark = pytest.mark.filterwarnings("ignore:the best model has")
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return mira.data.simulate_expression(150, 40, 4, seed=0)
+
+
+@pytest.fixture
+def studies(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Studies(Workspace(Settings(workspace=tmp_path / "workspace", demo=True)))
+
+
+def tuned(studies, cells, name="lab/rna/1", **more):
+    tuner = make_tuner(cells, name, storage=studies.url, **{"max_trials": 3, "min_trials": 3, **more})
+    tuner.fit(cells)
+    return tuner
+
+
+def test_a_storage_is_one_of_the_workspace_unless_another_is_named(tmp_path):
+    assert Settings(workspace=tmp_path).storage == f"sqlite:///{tmp_path / 'studies.db'}"
+    assert Settings(workspace=tmp_path, storage_url="redis://there").storage == "redis://there"
+
+
+def test_studies_begun_elsewhere_are_listed_and_read(studies, cells):
+    assert studies.rows() == []
+    tuner = tuned(studies, cells)
+    other = optuna.create_study(study_name="not ours", storage=studies.url)
+    other.optimize(lambda t: t.suggest_float("x", 0, 1), n_trials=2)
+    rows = {r.name: r for r in studies.rows()}
+    ours = rows["lab/rna/1"]
+    assert (ours.state, ours.n_trials, ours.best_value) == ("finished", 3, tuner.study.best_value)
+    assert ours.best_topics == tuner.study.best_params["num_topics"]
+    assert sum(ours.counts.values()) == 3
+    assert (rows["not ours"].ours, rows["not ours"].n_trials) == (False, 2)
+    assert studies.unread() == []
+    other.optimize(lambda t: t.suggest_float("x", 0, 1), n_trials=1)
+    assert {r.name: r.n_trials for r in studies.rows()}["not ours"] == 3  # what was quiet is looked at again
+    optuna.delete_study(study_name="not ours", storage=studies.url)
+    assert [r.name for r in studies.rows()] == ["lab/rna/1"]
+    with pytest.raises(TuningError, match="there is no study 'not ours'"):
+        studies.read("not ours")
+
+
+def test_models_of_trials_are_the_librarys_and_only_those_that_are_here(studies, cells):
+    tuner = tuned(studies, cells)
+    reading = studies.read("lab/rna/1")
+    model = studies.model(reading, reading.best)
+    assert model.num_topics == tuner.fetch_best_weights().num_topics
+    told = studies.compare(reading, reading.best, reading.best)
+    assert told["topic"].tolist() == told["other"].tolist()
+    assert studies.summary(reading).num_topics == tuner.summary().num_topics
+    with pytest.raises(TuningError, match="there is none"):
+        studies.weights(reading, 99)
+    with pytest.raises(TuningError, match="choose their file on the Data page"):
+        studies.topics_on_cells(reading, reading.best)  # which were in memory
+    studies.weights(reading, reading.best).unlink()
+    with pytest.raises(TuningError, match=f"the model of trial {reading.best} is not here"):
+        studies.model(reading, reading.best)
+    control.hide(tuner.study, [t["number"] for t in reading.trials])
+    assert studies.summary(studies.read("lab/rna/1")) is None
+
+
+def test_what_is_asked_of_a_study_reaches_its_storage(studies, cells):
+    tuner = tuned(studies, cells)
+    studies.ask("lab/rna/1", control.narrow, {"num_topics": (4, 6)})
+    assert tuner.study.user_attrs["narrowed"] == {"num_topics": [4, 6]}
+    with pytest.raises(OptionError, match="lies outside|can be narrowed within"):
+        studies.ask("lab/rna/1", control.narrow, {"num_topics": (4, 60)})
+    with pytest.raises(TuningError, match="there is no study 'nope'"):
+        studies.ask("nope", control.stop)
+    with pytest.raises(TuningError, match="begun elsewhere, with cells that were in the memory"):
+        studies.go_on("lab/rna/1")
+
+
+def test_a_study_begun_here_is_a_job_that_the_command_line_could_run(studies, monkeypatch):
+    started = []
+    monkeypatch.setattr(Workspace, "_start", lambda self, key, folder: started.append(folder))
+    asked = {"study": "a/b", "min_topics": 3, "max_topics": 6, "max_trials": 4, "min_trials": 2}
+    key = studies.begin("demo:pbmc700", {"feature_type": "expression", "num_epochs": 3}, asked)
+    spec = jobs.read_spec(started[0])
+    assert (spec["kind"], spec["name"], spec["tune"]["study"]) == ("tune", "a/b", "a/b")
+    assert spec["tune"]["storage"] == studies.url
+    assert spec["tune"]["model_dir"].startswith(str(studies.workspace.settings.workspace))
+    assert studies.job_of("a/b") == key
+    assert studies.job_of("other") is None
+    with pytest.raises(OptionError, match="num_topics is set by each trial"):
+        studies.begin("demo:pbmc700", {"feature_type": "expression", "num_topics": 5}, {**asked, "study": "c"})
+    optuna.create_study(study_name="a/b", storage=studies.url)
+    with pytest.raises(TuningError, match="there is a study 'a/b' already"):
+        studies.begin("demo:pbmc700", {"feature_type": "expression"}, asked)
+    with pytest.raises(TuningError, match="is run already"):  # it waits to be
+        studies.go_on("a/b")
+
+
+def test_importance_is_shares_of_one_or_why_it_is_not_known(studies, cells):
+    tuned(studies, cells, max_trials=8, min_trials=8, pruner=optuna.pruners.NopPruner())
+    told = studies.importance(studies.read("lab/rna/1"))
+    assert set(told.shares) == {"num_topics", "decoder_dropout"}
+    assert sum(told.shares.values()) == pytest.approx(1)
+    two = optuna.create_study(study_name="two aims", storage=studies.url, directions=["minimize", "minimize"])
+    two.optimize(lambda t: (t.suggest_float("x", 0, 1), 1.0), n_trials=9)
+    told = studies.importance(studies.read("two aims"))
+    assert (told.shares, told.why) == ({}, "of a study with several aims, nothing is the loss")
