@@ -13,7 +13,7 @@ import panel as pn
 import panel_material_ui as pmui
 
 from mira_core import jobs
-from mira_core.data.qc import SYMBOLS
+from mira_core.analysis import describe_topics
 from mira_core.errors import MiraError
 
 from ..figures.embedding import Embedding
@@ -25,7 +25,6 @@ from . import parts
 
 COMING = ("waiting", "running")  # states of a job that has yet to end
 TOP = 10  # genes shown for each topic
-IDENTIFIER = r"^ENS[A-Z]*G\d{6,}"  # Ensembl's
 
 
 class ExplorePage:
@@ -178,34 +177,14 @@ class ExplorePage:
 
 
 def top_features(cells: ad.AnnData, n: int = TOP) -> pd.DataFrame:
-    """Table of topics: mean share over the cells, and the features that say most about the topic.
-
-    Ranked by p log(p / q), with p the feature's share in the topic and q its share in the average cell, so that
-    neither housekeeping genes nor the rarest ones lead.
-    """
-    theta = np.asarray(cells.obsm["X_topic_compositions"], float)
-    p = np.asarray(cells.varm["topic_feature_compositions"], float)
-    q = p @ theta.mean(0)
-    score = np.nan_to_num(p * np.log(np.maximum(p, 1e-12) / np.maximum(q, 1e-12)[:, None]), nan=-np.inf)
-    names = readable(cells)
-    rows = [
-        (k, f"{theta[:, k].mean():.1%}", ", ".join(names[np.argsort(-score[:, k], kind="stable")[:n]]))
-        for k in range(theta.shape[1])
-    ]
-    return pd.DataFrame(rows, columns=["topic", "mean share", "top features"])
+    """Table of topics: mean share over the cells, and the features that say most about the topic."""
+    told = describe_topics(cells, n)
+    share = told["mean_share"].map("{:.1%}".format)
+    return pd.DataFrame({"topic": told.index, "mean share": share, "top features": told["top_features"]})
 
 
 def _state(folder: Path) -> str:
     return jobs.read_status(folder).state
-
-
-def readable(cells: ad.AnnData) -> np.ndarray:
-    """Return names of features for people: symbols, where the names are identifiers and a column has the symbols."""
-    column = next((c for c in SYMBOLS if c in cells.var), None)
-    if column is None or not cells.var_names.astype(str).str.match(IDENTIFIER).mean() > 0.5:
-        return cells.var_names.to_numpy(str)
-    symbols = cells.var[column].astype(object).where(cells.var[column].notna(), cells.var_names)
-    return symbols.to_numpy(str)
 
 
 def _two_axes(cells: ad.AnnData) -> np.ndarray:

@@ -70,6 +70,11 @@ class FittedModel(Parameters):
         return self._fit.features if self._fit else np.array([], dtype=str)
 
     @property
+    def mean_profile(self) -> np.ndarray:
+        """Share of each modelled feature in the training cells' counts, G; sums to 1."""
+        return self._fitted().statistics.mean_profile
+
+    @property
     def history(self) -> list[EpochRecord]:
         """One record for each epoch trained."""
         return self._fit.history if self._fit else []

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from optuna.trial import FrozenTrial
 
-from ..errors import TuningError
+from ..analysis.matching import REDUNDANT, best_pairs, correlations, match_topics, nearest
+from ..errors import DataError, TuningError
 from ..estimators.fitted import FittedModel
 from .gaussian_process import GaussianProcess
 from .study import best_of
@@ -21,7 +22,7 @@ NEAR = 3  # topics from the end of the range, where the best number calls for a 
 ENOUGH = 6  # completed trials, before anything is said of numbers that cannot be told from the best
 SURE = 1.645  # standard errors of a difference: one-sided 95 %
 COMPARED = 5  # models whose topics are matched
-UNSTABLE, REDUNDANT = 0.5, 0.8  # correlations
+UNSTABLE = 0.5  # correlation
 
 
 @dataclass(frozen=True)
@@ -175,88 +176,37 @@ def match(model: FittedModel, others: Sequence[FittedModel]) -> pd.DataFrame:
     pandas.DataFrame
         ``stability``, ``redundancy`` and ``nearest`` for each topic.
     """
-    from scipy.optimize import linear_sum_assignment
-
     weight = model.topic_feature_compositions().mean(0)
     own = model.topic_feature_activations()
     found = np.zeros((len(others), len(own)))
     for row, other in zip(found, others, strict=True):
         alike = correlations(own, other.topic_feature_activations(), weight)
-        at, to = linear_sum_assignment(-alike)
+        at, to = best_pairs(alike)
         row[at] = alike[at, to]
-    within = correlations(own, own, weight)
-    np.fill_diagonal(within, -np.inf)
+    near, redundancy = nearest(own, weight)
     names = model.topic_cols
     return pd.DataFrame(
         {
             "stability": found.mean(0) if others else np.nan,
-            "redundancy": within.max(1),
-            "nearest": [names[i] for i in within.argmax(1)],
+            "redundancy": redundancy,
+            "nearest": [names[i] for i in near],
         },
         index=names,
     )
 
 
 def compare(model: FittedModel, other: FittedModel, top: int = 20) -> pd.DataFrame:
-    """Match the topics of two models one to one, and say what the second gained and lost.
-
-    Parameters
-    ----------
-    model, other
-        Trained on the same features, at least in part.
-    top
-        So many features, by activation, stand for a topic.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row for each pair, the most alike first, then those that nothing is left for: ``topic``, ``other`` (None: it
-        has none), their weighted ``correlation``, how many of the top features they ``share``, and those that were
-        ``gained`` and ``lost``.
+    """Match the topics of two models one to one, as `mira_core.analysis.match_topics` does.
 
     Raises
     ------
     TuningError
         If the models have less than half of their features in common.
     """
-    from scipy.optimize import linear_sum_assignment
-
-    theirs = pd.Index(other.features)
-    at = theirs.get_indexer(model.features)
-    both = np.flatnonzero(at >= 0)
-    if len(both) < min(len(at), len(theirs)) / 2:
-        raise TuningError(
-            f"topics can be compared where models share their features; these share {len(both)} of {len(at)} and "
-            f"{len(theirs)}"
-        )
-    names = np.asarray(model.features)[both]
-    a, b = model.topic_feature_activations()[:, both], other.topic_feature_activations()[:, at[both]]
-    weight = model.topic_feature_compositions()[:, both].mean(0)
-    alike = correlations(a, b, weight)
-    rows, columns = linear_sum_assignment(-alike)
-    Pair = tuple[int | None, int | None, float]
-    pairs: list[Pair] = [(int(i), int(j), alike[i, j]) for i, j in zip(rows, columns, strict=True)]
-    pairs.sort(key=lambda pair: -pair[2])
-    alone: list[Pair] = [(i, None, np.nan) for i in range(len(a)) if i not in rows]
-    alone += [(None, j, np.nan) for j in range(len(b)) if j not in columns]
-
-    def leading(activations: np.ndarray, k: int | None) -> list[str]:
-        return [] if k is None else names[np.argsort(-activations[k], kind="stable")[:top]].tolist()
-
-    told = []
-    for i, j, r in [*pairs, *alone]:
-        before, after = leading(a, i), leading(b, j)
-        gained, lost = [f for f in after if f not in before], [f for f in before if f not in after]
-        told.append((None if i is None else model.topic_cols[i], None if j is None else other.topic_cols[j], r,
-                     len(set(before) & set(after)), gained, lost))  # fmt: skip
-    return pd.DataFrame(told, columns=["topic", "other", "correlation", "share", "gained", "lost"])
-
-
-def correlations(a_KG: np.ndarray, b_JG: np.ndarray, weight_G: np.ndarray) -> np.ndarray:
-    """Return the weighted correlation over features of each row with each, K x J."""
-    a, b = ((x - np.average(x, axis=1, weights=weight_G)[:, None]) * np.sqrt(weight_G) for x in (a_KG, b_JG))
-    lengths = np.outer(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1))
-    return np.asarray(a @ b.T / np.maximum(lengths, 1e-12))
+    try:
+        return match_topics(model, other, top)
+    except DataError as problem:
+        raise TuningError(str(problem)) from None
 
 
 def _of_topics(topics: pd.DataFrame, compared: Sequence[int]) -> list[str]:

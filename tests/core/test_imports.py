@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 import mira_core
+import mira_core.analysis
 import mira_core.data
 import mira_core.topics
 
 ROOT = Path(mira_core.__file__).parent
-LAYERS = ["base", "data", "nn", "models", "training", "plots", "estimators", "tuning", "top", "mira_app"]
-BASE = {"errors", "options", "records", "recommend", "files", "processes", "safer"}
+LAYERS = ["base", "data", "nn", "models", "training", "plots", "estimators", "analysis", "tuning", "top", "mira_app"]
+BASE = {"errors", "options", "records", "recommend", "files", "processes", "safer", "colours", "environment"}
 PACKAGES = set(LAYERS[1:-2])
 TOP = {"__init__", "topics", "jobs", "kinds", "run", "running", "reporting", "estimate", "cli", "notation"}
 SOURCES = sorted(ROOT.rglob("*.py"))
@@ -118,7 +119,7 @@ def test_importing_alone_prints_nothing():
 
 
 def test_the_public_names_are_exactly_these():
-    assert mira_core.__all__ == ["data", "topics"]
+    assert mira_core.__all__ == ["analysis", "data", "topics"]
     assert sorted(mira_core.topics.__all__) == [
         "BayesianTuner", "Recommendation", "Redis", "TensorBoardWriter", "TopicModel", "Writer",
         "gradient_tune", "load_model", "make_model", "plot_topic_contributions", "recommend_parameters",
@@ -126,7 +127,11 @@ def test_the_public_names_are_exactly_these():
     assert sorted(mira_core.data.__all__) == [
         "Finding", "Recipe", "inspect", "load_demo", "open_data", "qc", "simulate_expression",
     ]  # fmt: skip
-    for package in (mira_core, mira_core.topics, mira_core.data):
+    assert sorted(mira_core.analysis.__all__) == [
+        "describe_topics", "differential_topics", "match_topics", "rank_topics", "readable", "top_features",
+        "topics_by",
+    ]  # fmt: skip
+    for package in (mira_core, mira_core.topics, mira_core.data, mira_core.analysis):
         for name in package.__all__:
             assert getattr(package, name).__name__.split(".")[-1] == name
 
