@@ -5,6 +5,8 @@
 ``process.json``            host, pid and start time of the process that runs it
 ``status.json``             state, stage, progress and heartbeat; replaced whole
 ``records.jsonl``           the records of training or of the test, one JSON object a line, appended
+``provenance.json``         of a fit or prediction: versions, threads and processor of each process that computed it,
+                            and a digest of the cells
 ``checkpoint.safetensors``  where a training can be gone on from; a saved model, too
 ``log.txt``                 what the process printed, if it was started detached
 ``stop``                    there if somebody asked it to stop

@@ -1,27 +1,11 @@
-"""Colours that mean the same on every page, and that the colour-blind can tell apart."""
+"""Colours of the dashboard; those of topics and categories are the library's, so that its figures have them too."""
 
 from __future__ import annotations
 
-import colorcet
+from mira_core.colours import LINE, SECOND, categories
 
+__all__ = ["ACCENT", "ACCENT_ON_DARK", "LINE", "SECOND", "SEQUENTIAL", "categories"]
 
-def _readable(colour: str) -> bool:
-    """Whether a colour can be seen on white and on black."""
-    r, g, b = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    return 0.25 < 0.299 * r + 0.587 * g + 0.114 * b < 0.8
-
-
-# Okabe & Ito's, without black; beyond these, Glasbey's farthest-apart colours that show on light and dark. A topic
-# has the same colour however many there are.
-_OKABE_ITO = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#b8a900")
-_CATEGORIES = (*_OKABE_ITO, *(c for c in colorcet.b_glasbey_bw_minc_20 if _readable(c)))
 SEQUENTIAL = "Cividis256"
 ACCENT = "#0b7285"
 ACCENT_ON_DARK = "#4fb3c6"
-LINE = "#2a93a8"  # the accent, where one line must be seen on light and on dark
-SECOND = "#e8890c"
-
-
-def categories(n: int) -> list[str]:
-    """Return `n` colours for categories."""
-    return [_CATEGORIES[i % len(_CATEGORIES)] for i in range(n)]

@@ -31,7 +31,7 @@ def run(task: Task) -> None:
     report.update(stage="reading")
     data = open_cells(spec)
     model, begun = _model(folder, spec, data.shape)
-    train, test = _held_out(data, model, spec.get("test_size"))
+    train, test = held_out(data, model, spec.get("test_size"))
     cells = sources.training_cells(train, model.get_params())
     test_cells = None if test is None else model.cells_to_test(cells, test)
     per_epoch = loaders.steps_per_epoch(len(cells), model.batch_size)
@@ -47,6 +47,7 @@ def run(task: Task) -> None:
         resumed_step=per_epoch * begun,
     )
     jobs.cut_records(folder, begun)
+    task.note_process(str(model._training_device()), begun)
     stopped = False
     if begun:
         logger.info("going on after epoch %d", begun)
@@ -92,10 +93,20 @@ def _model(folder: Path, spec: Mapping[str, Any], shape: tuple[int, int]) -> tup
     return kept, kept.resumable
 
 
-def _held_out(data: Any, model: TopicModel, test_size: float | None) -> tuple[Any, Any]:
-    """Divide the cells; those of a category that would not be trained on are not held out."""
+def held_out(data: Any, model: TopicModel, test_size: float | None) -> tuple[Any, Any]:
+    """Divide the cells into those to train on and those that are held out, None if there are none."""
     if test_size is None:
         return data, None
+    train, test = held_out_rows(data, model, test_size)
+    on_disk = isinstance(data, sources.OnDiskDataset)
+    return (data.take(train), data.take(test)) if on_disk else (data[train], data[test])
+
+
+def held_out_rows(data: Any, model: TopicModel, test_size: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows to train on, in the order of the training, and those that are held out.
+
+    Those of a category that would not be trained on are not held out.
+    """
     options = model.get_params()
     on_disk = isinstance(data, sources.OnDiskDataset)
     try:
@@ -110,7 +121,7 @@ def _held_out(data: Any, model: TopicModel, test_size: float | None) -> tuple[An
     train, test = np.append(train, test[unseen]), test[~unseen]
     if not len(test):
         raise OptionError(f"test_size must leave cells on both sides; got {test_size} of {len(data)} cells")
-    return (data.take(train), data.take(test)) if on_disk else (data[train], data[test])
+    return train, test
 
 
 class _Checkpoints:

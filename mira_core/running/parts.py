@@ -13,13 +13,17 @@ from typing import Any, TextIO
 import anndata as ad
 import numpy as np
 
+from .. import environment
 from ..data import sources
 from ..data.demo import DEMO, load_demo
+from ..data.digest import digest
 from ..data.recipe import Recipe, prepare
 from ..estimators.topic_model import TopicModel
+from ..files import write_json
 from ..records import EpochRecord, RangeRecord, Record
 from ..reporting import Reporter, Requests
 
+PROVENANCE = "provenance.json"
 FLUSH = 0.1  # seconds after which records must be readable by others
 Listener = Callable[[Record | RangeRecord], None]
 
@@ -44,6 +48,16 @@ class Task:
     def records(self) -> Records:
         """Return where records go."""
         return Records(self.folder, self.listen)
+
+    def note_process(self, device: str, epoch: int = 0) -> None:
+        """Note what this process computes with, after those that computed the epochs before."""
+        told = read_provenance(self.folder) if epoch else {}
+        here = {"epoch": epoch, "began": time.time(), **environment.describe(device)}
+        write_json(self.folder / PROVENANCE, {"format": 1, "processes": [*told.get("processes", []), here]})
+
+    def note_data(self, told: str) -> None:
+        """Note the digest of the cells, as the model reads them."""
+        write_json(self.folder / PROVENANCE, {**read_provenance(self.folder), "digest": told})
 
     def end(self, stopped: bool) -> None:
         """Tell that it is done, or that it was stopped."""
@@ -81,6 +95,21 @@ class Records:
         os.fsync(self.file.fileno())
 
 
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """Return what a job has noted of its processes and data; empty if nothing, as of older versions."""
+    try:
+        told = json.loads((folder / PROVENANCE).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def data_digest(model: TopicModel, data: ad.AnnData | sources.OnDiskDataset) -> str:
+    """Return the digest of cells as a fitted model reads them: its features, in its order."""
+    names = (data.table() if isinstance(data, sources.OnDiskDataset) else data).obs_names
+    return digest(model._cells(data).counts, names, model.features)
+
+
 def open_source(data: str) -> ad.AnnData | sources.OnDiskDataset:
     """Open what a job names as its data: a path as `fit` takes it, or ``demo:NAME``."""
     if data.startswith(DEMO):
@@ -96,9 +125,10 @@ def open_cells(spec: Mapping[str, Any]) -> ad.AnnData | sources.OnDiskDataset:
     return prepare(open_source(data) if data.startswith(DEMO) else data, Recipe.from_dict(spec["recipe"]))
 
 
-def explain(task: Task, model: TopicModel, data: sources.Data, stopped: bool = False) -> None:
+def explain(task: Task, model: TopicModel, data: ad.AnnData | sources.OnDiskDataset, stopped: bool = False) -> None:
     """Write ``result/cells.h5ad``: topics of cells and features, and a UMAP if it is wanted and there is time."""
     task.report.update(stage="predicting")
+    task.note_data(data_digest(model, data))
     cells = predict_cells(model, data)
     if "recipe" in task.spec:
         cells.uns["recipe"] = json.dumps(task.spec["recipe"])

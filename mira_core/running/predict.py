@@ -18,6 +18,7 @@ def run(task: Task) -> None:
     data = open_cells(spec)
     model.set_device(model._training_device())
     report.update(n_cells=len(data), device=str(model.device))
+    task.note_process(str(model.device))
     stopped = task.requests.stop()
     if not stopped:
         explain(task, model, data)
