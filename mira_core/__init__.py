@@ -9,7 +9,7 @@ import importlib
 from types import ModuleType
 
 __version__ = "0.1.0"
-__all__ = ["analysis", "data", "topics"]
+__all__ = ["analysis", "data", "export", "topics"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -15,6 +15,7 @@ import param
 
 from . import __version__, jobs, options, processes
 from .errors import MiraError, OptionError
+from .export import command as export_command
 from .files import write_json
 from .records import EpochRecord, RangeRecord, Record
 
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     _add_gradient_tune(commands)
     _add_tune(commands)
     _add_worker(commands)
+    export_command.add_command(commands)
     for point in sorted(entry_points(group="mira.commands"), key=lambda p: p.name):
         point.load()(commands)
     arguments = parser.parse_args(argv)

@@ -13,13 +13,15 @@ import pytest
 import mira_core
 import mira_core.analysis
 import mira_core.data
+import mira_core.export
 import mira_core.topics
 
 ROOT = Path(mira_core.__file__).parent
 LAYERS = ["base", "data", "nn", "models", "training", "plots", "estimators", "analysis", "tuning", "top", "mira_app"]
 BASE = {"errors", "options", "records", "recommend", "files", "processes", "safer", "colours", "environment"}
 PACKAGES = set(LAYERS[1:-2])
-TOP = {"__init__", "topics", "jobs", "kinds", "run", "running", "reporting", "estimate", "cli", "notation"}
+TOP = {"__init__", "topics", "jobs", "kinds", "run", "running", "reporting", "estimate", "cli", "notation",
+       "export"}  # fmt: skip
 SOURCES = sorted(ROOT.rglob("*.py"))
 DASHBOARD = {"panel", "bokeh", "holoviews", "mira_app", "panel_material_ui"}
 
@@ -119,7 +121,7 @@ def test_importing_alone_prints_nothing():
 
 
 def test_the_public_names_are_exactly_these():
-    assert mira_core.__all__ == ["analysis", "data", "topics"]
+    assert mira_core.__all__ == ["analysis", "data", "export", "topics"]
     assert sorted(mira_core.topics.__all__) == [
         "BayesianTuner", "Recommendation", "Redis", "TensorBoardWriter", "TopicModel", "Writer",
         "gradient_tune", "load_model", "make_model", "plot_topic_contributions", "recommend_parameters",
@@ -128,10 +130,13 @@ def test_the_public_names_are_exactly_these():
         "Finding", "Recipe", "inspect", "load_demo", "open_data", "qc", "simulate_expression",
     ]  # fmt: skip
     assert sorted(mira_core.analysis.__all__) == [
-        "describe_topics", "differential_topics", "match_topics", "rank_topics", "readable", "top_features",
-        "topics_by",
+        "describe_topics", "differential_topics", "enrich", "enrich_peaks", "keep_enrichment", "kept_enrichments",
+        "match_topics", "rank_topics", "read_gmt", "readable", "top_features", "topics_by",
     ]  # fmt: skip
-    for package in (mira_core, mira_core.topics, mira_core.data, mira_core.analysis):
+    assert sorted(mira_core.export.__all__) == [
+        "FinishedRun", "check_repeat", "check_source", "export_all", "methods", "report", "write_zip",
+    ]  # fmt: skip
+    for package in (mira_core, mira_core.topics, mira_core.data, mira_core.analysis, mira_core.export):
         for name in package.__all__:
             assert getattr(package, name).__name__.split(".")[-1] == name
 
