@@ -140,3 +140,22 @@ def from_dict(values: dict[str, Any]) -> Record | RangeRecord:
     fields = dict(values)
     cls = _KINDS[fields.pop("kind")]
     return cls(**{k: math.nan if v is None and getattr(cls, k, 0) is not None else v for k, v in fields.items()})  # type: ignore[return-value]
+
+
+def tables(found: Any) -> dict[str, dict[str, list[Any]]]:
+    """Return tables that JSON held, columns as lists by name.
+
+    Raises
+    ------
+    ValueError
+        If they are something else, or a table's columns differ in length.
+    """
+    whole = isinstance(found, dict) and all(
+        isinstance(table, dict)
+        and all(isinstance(column, list) for column in table.values())
+        and len({len(column) for column in table.values()}) <= 1
+        for table in found.values()
+    )
+    if not whole:
+        raise ValueError("its tables must be columns of one length, by name")
+    return found

@@ -13,9 +13,10 @@ import pandas as pd
 
 from ..errors import DataError, OptionError
 from .description import obs_column, sums_by
-from .predicted import compositions_of, mean_shares, topic_names
+from .predicted import compositions_of, topic_names
 
 FLOOR = 1e-3  # shares below this count as this: logarithms would make much of differences between next to nothing
+CHUNK = 4096  # cells
 
 
 def differential_topics(
@@ -85,8 +86,8 @@ def differential_topics(
     ranks = [rank_sum(z, one) for z in z_Kn]
     auc = np.array([r[0] for r in ranks])
     if sample is None:
-        means = mean_shares(theta[one]), mean_shares(theta[~one])
-        effect = z_Kn[:, one].mean(1, dtype=float) - z_Kn[:, ~one].mean(1, dtype=float)
+        weight = np.stack([one / one.sum(), ~one / (~one).sum()]).astype(np.float32)
+        means, effect = weight @ theta, z_Kn @ (weight[0] - weight[1])
         statistic, p = (np.array([r[i] for r in ranks]) for i in (1, 2))
         test = f"rank-sum test of {int(one.sum()):,} cells against {int((~one).sum()):,}"
     else:
@@ -111,11 +112,11 @@ def differential_topics(
 
 def log_ratios(theta: np.ndarray, floor: float = FLOOR) -> np.ndarray:
     """Return centred log-ratios of the shares, K x N (float32), in natural-log units."""
-    z = np.array(theta.T, np.float32, order="C")
-    np.maximum(z, np.float32(floor), out=z)
-    np.log(z, out=z)
-    z -= z.mean(0)
-    return z
+    z_KN = np.empty(theta.shape[::-1], np.float32)
+    for start in range(0, len(theta), CHUNK):  # what stays in the processor's cache is turned several times as fast
+        z = np.log(np.maximum(theta[start : start + CHUNK].T, np.float32(floor)))
+        z_KN[:, start : start + CHUNK] = z - z.mean(0)
+    return z_KN
 
 
 def rank_sum(values: np.ndarray, selected: np.ndarray) -> tuple[float, float, float]:
@@ -139,7 +140,7 @@ def rank_sum(values: np.ndarray, selected: np.ndarray) -> tuple[float, float, fl
     if len(changes) < n - 1:
         upto = np.searchsorted(ordered, ours, side="right")
         t = np.diff(changes, prepend=0, append=n).astype(float)
-        tied = float((t**3 - t).sum())
+        tied = float((t * (t * t - 1)).sum())
     else:
         upto = below + 1
     u = (below.sum(dtype=float) + upto.sum(dtype=float) + m) / 2 - m * (m + 1) / 2

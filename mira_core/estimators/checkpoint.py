@@ -6,7 +6,8 @@ Metadata: ``mira`` holds a JSON object with ``format``, options, names of featur
 The checkpoint of a training that can be gone on with holds its state besides, under ``training.``; its network is that
 of the last whole epoch.
 
-Format 1 knew expression models without covariates only. Format 2 has ``coding`` and ``curve`` besides.
+Format 1 knew expression models without covariates only. Format 2 has ``coding`` and ``curve`` besides. A header may
+hold ``enrichments``, which earlier versions read over.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from ..data.on_disk import OnDiskDataset
 from ..data.sources import Data
 from ..errors import CheckpointError, DataError, NotFitted
 from ..recommend import ResolvedOption
-from ..records import EpochRecord, Record
+from ..records import EpochRecord, Record, tables
 from ..training import loop
 from ..training.range_test import LearningRateCurve
 from ..training.writers import as_writer
@@ -38,11 +38,17 @@ class TopicModel(LearningRateModel):
         Size of the data for which options were recommended.
     learning_rate_curve : LearningRateCurve or None
         What `get_learning_rate_bounds` measured.
+    enrichments : dict
+        Tables that `mira_core.analysis.keep_enrichment` keeps with the topics, lists by name of the column; saved with
+        the model, and gone once it is trained anew.
     """
+
+    enrichments: dict[str, dict[str, list[Any]]]
 
     def __init__(self, n_samples: int, n_features: int, **given: Any) -> None:
         super().__init__(n_samples, n_features, given)
         self._state: loop.State | None = None  # what a training goes on from
+        self.enrichments = {}
         self._check_trainable()
 
     def __repr__(self) -> str:
@@ -107,6 +113,7 @@ class TopicModel(LearningRateModel):
         the weights.
         """
         self._fit, self._state = self._begin(cells), loop.State() if resumable else None
+        self.enrichments = {}
         yield from self._train(cells, test)
 
     def _train(self, cells: Cells, test: Cells | None) -> Generator[Record, None, None]:
@@ -291,7 +298,8 @@ class TopicModel(LearningRateModel):
 
     def _header(self) -> dict[str, Any]:
         curve = self.learning_rate_curve
-        return {"n_samples": self.n_samples, "n_features": self.n_features, "curve": curve and curve.to_dict()}
+        told = {"n_samples": self.n_samples, "n_features": self.n_features, "curve": curve and curve.to_dict()}
+        return {**told, "enrichments": self.enrichments} if self.enrichments else told
 
     @classmethod
     def _load(cls, path: str | Path) -> TopicModel:
@@ -308,6 +316,7 @@ class TopicModel(LearningRateModel):
                     )
             curve = header.get("curve")
             model.learning_rate_curve = LearningRateCurve.from_dict(curve) if curve else None
+            model.enrichments = tables(header.get("enrichments", {}))
         except Exception as problem:  # whatever a hostile or damaged file provokes
             raise CheckpointError(f"{Path(path).name} is damaged: {problem}") from problem
         model._fit, model._state = fit, state
