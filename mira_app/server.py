@@ -52,6 +52,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     import panel as pn
 
+    from . import downloads
     from .optuna_board import routes
     from .page import app, shared
 
@@ -71,7 +72,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             show=arguments.show,
             title="mira",
             prefix=arguments.prefix,
-            extra_patterns=routes(settings.storage),
+            extra_patterns=[*routes(settings.storage), *downloads.routes(settings.workspace)],
             verbose=False,
             session_token_expiration=3600,
             keep_alive_milliseconds=10_000,

@@ -10,7 +10,7 @@ __all__ = ["FinishedRun", "check_repeat", "check_source", "export_all", "methods
 
 _ROOMS = {"FinishedRun": "run", "check_repeat": "repeating", "check_source": "repeating", "export_all": "everything",
           "methods": "methods_text",
-          "report": "html_report", "write_zip": "everything"}  # fmt: skip
+          "report": "html_report", "write_zip": "zipped"}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

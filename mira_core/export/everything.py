@@ -1,13 +1,11 @@
-"""All exports of a run in one folder, with an index; and folders as .zip."""
+"""All exports of a run in one folder, with an index."""
 
 from __future__ import annotations
 
 import secrets
 import shutil
-import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import BinaryIO
 
 from ..errors import JobError, OptionError
 from . import data, figures, html_report, methods_text, repeating, tables
@@ -135,21 +133,3 @@ def plain(text: str) -> str:
 def _size(path: Path) -> str:
     n = sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
     return f"{n / 1e6:,.1f} MB" if n >= 1e5 else f"{n / 1e3:,.1f} kB"
-
-
-def write_zip(folder: Path, out: BinaryIO) -> None:
-    """Write the files of a folder as .zip, below its name, to a file or a stream that cannot seek; little is in memory.
-
-    Parameters
-    ----------
-    folder
-        Links in it are passed over.
-    out
-        Written to from where it is.
-    """
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=3, strict_timestamps=False) as archive:
-        for path in sorted(folder.rglob("*")):
-            if path.is_file() and not path.is_symlink():
-                stored = path.suffix in (".h5ad", ".png", ".safetensors")  # compressed already
-                name = (Path(folder.name) / path.relative_to(folder)).as_posix()
-                archive.write(path, name, zipfile.ZIP_STORED if stored else None)

@@ -155,7 +155,7 @@ def _drawn(run: FinishedRun, colours: list[str]) -> dict[str, Any]:
     def image(figure: Figure) -> str:
         return "data:image/png;base64," + base64.b64encode(figures.to_bytes(figure, "png", dpi=100)).decode()
 
-    def drawing(figure: Figure, name: str, width: str = "100%") -> Markup:
+    def drawing(figure: Figure, name: str, width: str) -> Markup:
         return Markup(inline(figures.to_bytes(figure, "svg").decode(), name, width))
 
     figure, ax = picture(SIZE)
@@ -169,7 +169,7 @@ def _drawn(run: FinishedRun, colours: list[str]) -> dict[str, Any]:
         shares.append((f"topic {k}", f"up to {top:.2g}", image(figure)))
     out["shares"], out["n_undrawn"] = shares, run.theta.shape[1] - len(shares)
     if run.history:
-        out["training"] = drawing(plots.plot_training(run.history), "training")
+        out["training"] = drawing(plots.plot_training(run.history), "training", "900px")
     if run.column is not None:
         codes, levels = categories_of(run.cells.obs[run.column], run.column)
         names = [plots.shortened(v) for v in levels]
@@ -191,7 +191,7 @@ def inline(svg: str, name: str, width: str) -> str:
     body = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", body)
     body = re.sub(r'(<svg[^>]*?) height="[^"]+"', r"\1", body, count=1)
     body = re.sub(r'(<svg[^>]*?) width="[^"]+"', r"\1", body, count=1)
-    return body.replace("<svg ", f'<svg role="img" aria-label="{name}" style="width: {width}; max-width: 100%" ', 1)
+    return body.replace("<svg ", f'<svg class="drawing" role="img" aria-label="{name}" style="width: {width}" ', 1)
 
 
 def _and(words: list[str]) -> str:
