@@ -47,7 +47,8 @@ THEME = {
         "MuiOutlinedInput": {"defaultProps": {"notched": True}},
     },
 }
-IN_URL = ["page", "data", "recipe", "job", "test", "beside", "study", "part", "trials", "pin", "colour"]
+IN_URL = ["page", "data", "recipe", "job", "test", "beside", "study", "part", "trials", "pin", "colour", "feature",
+          "column", "tab", "against"]  # fmt: skip
 NARROW = "@media (max-width: 640px)"
 HEAD = {
     "& .MuiAppBar-root .title": {

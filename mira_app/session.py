@@ -34,6 +34,8 @@ class Session(param.Parameterized):
         Number of the trial that others are compared with.
     colour
         What the cells are coloured by on the Explore page.
+    feature, column, tab, against
+        What is looked at there: a feature, a column, which part, and with which run it is compared.
     given
         What somebody gave on the form of the Model page; not in the URL.
     """
@@ -49,6 +51,10 @@ class Session(param.Parameterized):
     trials = param.ClassSelector(default="", class_=(str, int))  # what is a number in the URL comes as one
     pin = param.ClassSelector(default="", class_=(str, int))
     colour = param.String(default="")
+    feature = param.ClassSelector(default="", class_=(str, int, float))  # a name may look like a number
+    column = param.ClassSelector(default="", class_=(str, int, float))
+    tab = param.String(default="")
+    against = param.String(default="")
     given = param.Dict(default={})
 
     @property

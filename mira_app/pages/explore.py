@@ -1,4 +1,4 @@
-"""Explore: topics on the cells, and what each topic is made of."""
+"""Explore: topics on the cells of a run, and what each topic is made of."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import anndata as ad
-import numpy as np
-import pandas as pd
 import panel as pn
 import panel_material_ui as pmui
 
 from mira_core import jobs
-from mira_core.analysis import describe_topics
 from mira_core.errors import MiraError
 
+from ..exploring import runs
+from ..exploring.cells import Cells
+from ..exploring.values import Values
 from ..figures.embedding import Embedding
 from ..hub import Hub
 from ..session import Session
-from ..styles import GRID, WIDE_AND_NARROW
+from ..widgets.explorer import TopicExplorer
 from ..workspace import WITH_TOPICS, Workspace
 from . import parts
 
 COMING = ("waiting", "running")  # states of a job that has yet to end
-TOP = 10  # genes shown for each topic
+# What of the widget is in the URL, and how it is called there.
+IN_URL = {"colour": "colour", "feature": "feature", "column": "column", "part": "tab", "beside": "against"}
 
 
 class ExplorePage:
@@ -32,45 +32,46 @@ class ExplorePage:
 
     Attributes
     ----------
-    embedding
-        The figure, once a run with topics is chosen.
+    explorer
+        The widget, once a run with topics is chosen.
     """
 
     def __init__(self, workspace: Workspace, session: Session, hub: Hub) -> None:
         self.workspace, self.session, self.hub = workspace, session, hub
         self._waits_for = ""
         self._leave: Callable[[], None] | None = None
-        self.embedding: Embedding | None = None
-        self.cells: ad.AnnData | None = None
+        self.explorer: TopicExplorer | None = None
         self._shown = ("", False)  # which run, and whether in place of the one asked for
         self._instead = self._quiet = False
-        self.choice = pmui.Select(label="Run", options={}, sizing_mode="stretch_width", searchable=True)
-        self.colour = pmui.Select(label="Colour by", options=[], sizing_mode="stretch_width", searchable=True)
+        self.choice = pmui.Select(
+            label="Run", options={}, sizing_mode="stretch_width", max_width=420, searchable=True, size="small",
+            margin=(10, 10, 0, 10),
+        )  # fmt: skip
         self.below = pn.Column(sizing_mode="stretch_width", margin=0)
-        self.legend = parts.markup("legend", margin=(0, 12))
         self.view = pn.Column(
             parts.title("Explore", "Each dot is a cell; cells with like topics lie together."),
-            pn.Column(
-                self.choice,
-                self.colour,
-                stylesheets=[GRID],
-                sizing_mode="stretch_width",
-                max_width=1100,
-            ),
+            self.choice,
             self.below,
             sizing_mode="stretch_width",
         )
         self.choice.param.watch(self._chosen, "value")
-        self.colour.param.watch(self._coloured, "value")
-        session.param.watch(self._changed, ["job", "page", "colour"])
+        session.param.watch(self._changed, ["job", "page"])
+        session.param.watch(self._asked, list(IN_URL.values()))
         if session.page == "explore":
             self._changed()
+
+    @property
+    def embedding(self) -> Embedding | None:
+        """The figure of the cells, once there is one."""
+        return self.explorer.embedding if self.explorer is not None else None
 
     def close(self) -> None:
         """Follow nothing any more."""
         if self._leave is not None:
             self._leave()
         self._leave, self._waits_for = None, ""
+        if self.explorer is not None:
+            self.explorer.close()
 
     def _wait(self) -> bool:
         """Wait for topics that are being inferred; return whether it has to be waited."""
@@ -81,7 +82,9 @@ class ExplorePage:
         except MiraError:
             waits = False
         if not waits:
-            self.close()
+            if self._leave is not None:
+                self._leave()
+            self._leave, self._waits_for = None, ""
             return False
         if self._waits_for != key:
             self.close()
@@ -108,6 +111,7 @@ class ExplorePage:
         options = self.workspace.labels(("finished", "stopped"), WITH_TOPICS)
         if self._wait():
             return
+        self.choice.visible = bool(options)
         if not options:
             go = pmui.Button(label="Set up a model", end_icon="arrow_forward", margin=10)
             parts.on_click(go, lambda: setattr(self.session, "page", "model"))
@@ -124,71 +128,55 @@ class ExplorePage:
         self._quiet = False
         if (key, self._instead) != self._shown:
             self._shown = (key, self._instead)
-            parts.load(self.below, lambda: self.workspace.cells(key), lambda cells: self._show(key, cells))
-        elif self.session.colour and self.session.colour in self.colour.options:
-            self.colour.value = self.session.colour
+            if self.explorer is not None:
+                self.explorer.close()
+                self.explorer = None
+            folder = self.workspace.folder_of(key)
+            parts.load(self.below, lambda: runs.ready(folder), lambda values: self._show(key, values))
 
     def _chosen(self, event: Any) -> None:
         if event.new and event.new != self.session.job and not self._quiet:
             self.session.job = event.new
 
-    def _show(self, key: str, cells: ad.AnnData) -> None:
+    def _show(self, key: str, values: Values) -> None:
         if key != self._shown[0]:
             return
-        self.cells = cells
-        xy = np.asarray(cells.obsm["X_umap"] if "X_umap" in cells.obsm else _two_axes(cells), float)
-        self.embedding = Embedding(xy, cells.obs_names)
-        topics = [f"topic_{k}" for k in range(cells.obsm["X_topic_compositions"].shape[1])]
-        columns = ["main topic", *topics, *(c for c in cells.obs.columns if c not in topics)]
-        wanted = self.session.colour if self.session.colour in columns else "main topic"
-        self.colour.param.update(options=columns, value=wanted)
-        self._paint(wanted)
+        asked = {mine: getattr(self.session, theirs) for mine, theirs in IN_URL.items()}
+        asked["colour"] = asked["colour"] or "main topic"
+        self.explorer = explorer = TopicExplorer(
+            values=values,
+            others=(lambda: self._others(key), lambda other: self._cells_of(other)),
+            **{name: str(value) for name, value in asked.items()},
+        )
+        explorer.param.watch(self._told, list(IN_URL))
         notes = []
         if self._instead:
             notes.append("The run that you watch has no topics yet; this is the newest that has.")
-        if "X_umap" not in cells.obsm:
-            notes.append("This run was stopped before its embedding; the axes are the topics' principal ones.")
-        self.below.objects = [
-            pn.Column(
-                pn.Column(*map(parts.note, notes), pn.pane.Bokeh(self.embedding.root, sizing_mode="stretch_width"),
-                          self.legend, sizing_mode="stretch_width", margin=0),
-                pn.Column(parts.table("Topics", top_features(cells)), sizing_mode="stretch_width", margin=0),
-                stylesheets=[WIDE_AND_NARROW], sizing_mode="stretch_width",
-            )
-        ]  # fmt: skip
+        if not values.cells.embedded:
+            notes.append("This run was stopped before its embedding.")
+        self.below.objects = [*map(parts.note, notes), explorer]
 
-    def _coloured(self, event: Any) -> None:
-        if event.new:
-            self._paint(event.new)
-            self.session.colour = event.new
+    def _told(self, *events: Any) -> None:
+        self.session.param.update(**{IN_URL[e.name]: e.new for e in events})
 
-    def _paint(self, name: str) -> None:
-        if self.embedding is None or self.cells is None:
+    def _asked(self, *events: Any) -> None:
+        """Follow the URL, or whoever changed the session."""
+        if self.explorer is None or self.session.page != "explore":
             return
-        if name == "main topic":
-            theta = np.asarray(self.cells.obsm["X_topic_compositions"])
-            levels = [f"topic {k}" for k in range(theta.shape[1])]
-            main = pd.Categorical.from_codes(theta.argmax(1), levels)
-            self.embedding.update("Topic with the largest share", pd.Series(main))
-        elif name in self.cells.obs:
-            share = ", share of the cell" if name.startswith("topic_") else ""
-            self.embedding.update(name.replace("topic_", "Topic ") + share, self.cells.obs[name])
-        self.legend.object = parts.legend(self.embedding.legend)
+        mine = {theirs: name for name, theirs in IN_URL.items()}
+        asked = {mine[e.name]: str(e.new) for e in events if getattr(self.explorer, mine[e.name]) != str(e.new)}
+        if not asked.get("colour", "some"):
+            asked["colour"] = "main topic"
+        self.explorer.param.update(**asked)
 
+    def _others(self, key: str) -> dict[str, str]:
+        """Return the other runs with topics."""
+        found = self.workspace.labels(("finished", "stopped"), WITH_TOPICS)
+        return {label: other for label, other in found.items() if other != key}
 
-def top_features(cells: ad.AnnData, n: int = TOP) -> pd.DataFrame:
-    """Table of topics: mean share over the cells, and the features that say most about the topic."""
-    told = describe_topics(cells, n)
-    share = told["mean_share"].map("{:.1%}".format)
-    return pd.DataFrame({"topic": told.index, "mean share": share, "top features": told["top_features"]})
+    def _cells_of(self, key: str) -> Cells:
+        return runs.values_of(self.workspace.folder_of(key)).cells
 
 
 def _state(folder: Path) -> str:
     return jobs.read_status(folder).state
-
-
-def _two_axes(cells: ad.AnnData) -> np.ndarray:
-    z = np.asarray(cells.obsm["X_umap_features"], float)
-    z = np.column_stack([z - z.mean(0), np.zeros(len(z))])
-    u, s, _ = np.linalg.svd(z, full_matrices=False)
-    return (u * s)[:, :2]

@@ -118,8 +118,12 @@ def differences(reading: Reading, pinned: int, other: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["", f"trial {pinned}", f"trial {other}", "difference"])
 
 
-def matched_html(frame: pd.DataFrame, pinned: int, other: int) -> str:
-    """Show pairs of topics, in the colour of the pinned one, with what was gained and lost."""
+def matched_html(frame: pd.DataFrame, pinned: int, other: int, names: tuple[str, str] | None = None) -> str:
+    """Show pairs of topics, in the colour of the pinned one, with what was gained and lost.
+
+    `names` are those of the models, if they are not trials.
+    """
+    of = names or (f"trial {pinned}", f"trial {other}")
     n = max([int(t.removeprefix("topic_")) for t in frame["topic"].dropna()], default=-1) + 1
     colours = categories(n)
     rows = []
@@ -130,7 +134,7 @@ def matched_html(frame: pd.DataFrame, pinned: int, other: int) -> str:
         cells = (row.topic or "–", row.other or "–", alike, _named(row.gained), _named(row.lost))
         rows.append(f"<tr><td>{dot}{parts.escape(cells[0])}</td>" +
                     "".join(f"<td>{parts.escape(c)}</td>" for c in cells[1:]) + "</tr>")  # fmt: skip
-    heads = "".join(f"<th>{h}</th>" for h in (f"trial {pinned}", f"trial {other}", "alike", "gained", "lost"))
+    heads = "".join(f"<th>{h}</th>" for h in (*of, "alike", "gained", "lost"))
     return (
         f"<h2>Topics, matched</h2><div class='scroll'><table><thead><tr>{heads}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"

@@ -1,0 +1,1 @@
+"""Parts of `mira_app.widgets.explorer.TopicExplorer`."""
