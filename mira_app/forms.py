@@ -8,188 +8,99 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import panel as pn
 import panel_material_ui as pmui
 import param
 
-from mira_core import options
-from mira_core.data import Recipe
-from mira_core.data.describe import Description, Layer
+from mira_core import notation, options
+from mira_core.data import Recipe, open_data
+from mira_core.data.describe import Description, Layer, describe
 from mira_core.data.inspection.covariates import TECHNICAL
 from mira_core.data.inspection.features import MANY_GENES
 from mira_core.errors import MiraError, OptionError
 from mira_core.recommend import ResolvedOption, resolve
 
+from .fields import EMPTY, NOT_GIVEN, Field
 from .pages import parts
-from .styles import GRID
-from .workspace import Workspace
+from .styles import GRID, WIDE_AND_NARROW
+from .widgets.notebook import Alone
 
-EMPTY = ""
-NOT_GIVEN: Any = object()  # None is a value of some options: no prior
-NONE = "none"
+if TYPE_CHECKING:
+    import anndata as ad
+
+    from mira_core.topics import TopicModel
+
+    from .workspace import Workspace
+
+NOTATIONS = ("Python", "Command", "JSON")
+WRONG = "# Correct the marked option first."
 MARKED = "highly_variable"  # column in which scanpy, and recipes, mark features
 LEAST_MARKED = 50  # features, from which a model can be made
 
 
-class Field:
-    """One option: a widget, a hint, a message.
+class Notations:
+    """The same model as Python, as a command, as JSON.
+
+    Attributes
+    ----------
+    view
+        Tabs.
+    """
+
+    def __init__(self, *names: str) -> None:
+        self._boxes = {name: parts.markup("code", margin=(4, 10)) for name in names}
+        self.view = pmui.Tabs(*self._boxes.items(), sizing_mode="stretch_width", margin=(0, 4))
+
+    def show(self, texts: Mapping[str, str], wrong: bool) -> None:
+        """Show them, or that something has to be corrected first."""
+        for name, box in self._boxes.items():
+            box.object = f"<pre>{parts.escape(WRONG if wrong else texts.get(name, ''))}</pre>"
+
+
+class ModelForm(Alone):
+    """The form for a model of one data set: every option that applies, what it would be, and why.
 
     Parameters
     ----------
-    name
-        The option.
-    changed
-        Called when the user changes it.
-    choices
-        For options that name something of the data: label -> value.
-    """
-
-    def __init__(self, name: str, changed: Callable[[], None], choices: dict[str, Any] | None = None) -> None:
-        self.name = name
-        self.declared = options.parameter(name)
-        self.choices = choices
-        self._quiet = False
-        self._changed = changed
-        self.widget = self._widget()
-        self.widget.param.watch(self._on_change, "value")
-        self.hint = parts.markup("hint", margin=(0, 10, 4, 12))
-        self.view = pn.Column(
-            self.widget,
-            self.hint,
-            sizing_mode="stretch_width",
-            css_classes=["mira-field", f"option-{name}"],
-            margin=0,
-        )
-
-    def _widget(self) -> Any:
-        label = self.name
-        shared = {"label": label, "sizing_mode": "stretch_width", "size": "small", "margin": (8, 10, 0, 10)}
-        help_text = self.declared.doc or ""
-        if isinstance(self.declared, options.ColumnNames):
-            shared.pop("size")
-            return pmui.MultiChoice(
-                options=list(self.choices or {}),
-                value=[],
-                description=help_text,
-                visual_size="small",
-                **shared,
-            )
-        if self.choices is not None:
-            return pmui.Select(
-                options=self.choices, value=next(iter(self.choices.values())), description=help_text, **shared
-            )
-        if isinstance(self.declared, param.Selector):
-            return pmui.Select(
-                options=list(self.declared.objects),
-                value=self.declared.default,
-                description=help_text,
-                **shared,
-            )
-        if isinstance(self.declared, param.Boolean):
-            return pmui.Select(
-                options={"yes": True, "no": False},
-                value=self.declared.default,
-                description=help_text,
-                **shared,
-            )
-        return pmui.TextInput(value=EMPTY, description=help_text, **shared)
-
-    def _on_change(self, _: Any) -> None:
-        if not self._quiet:
-            self._changed()
-
-    def value(self) -> Any:
-        """Return what the user wants, or `NOT_GIVEN` for nothing of their own.
-
-        Raises
-        ------
-        OptionError
-            If the text is no value of this option, or names what the data do not have.
-        """
-        raw = self.widget.value
-        if isinstance(self.widget, pmui.TextInput):
-            text = (raw or "").strip()
-            if text == EMPTY:
-                return NOT_GIVEN
-            value = options.validate(self.name, _number(text, self.declared))
-            return NOT_GIVEN if value is None and self.declared.default is None else value
-        if self.choices is not None and (raw not in (EMPTY, None)):
-            known = self.choices.values()
-            if unknown := [x for x in ([raw] if isinstance(raw, str) else raw) if x not in known]:
-                able = [str(x) for x in known if x != EMPTY]
-                raise OptionError(
-                    f"{self.name} names {unknown[0]!r}, which these data cannot give it; "
-                    + (f"choose of {', '.join(able[:10])}" if able else "they have nothing to choose")
-                )
-        if isinstance(self.declared, options.ColumnNames):
-            return list(raw) or NOT_GIVEN
-        return NOT_GIVEN if raw in (EMPTY, self.declared.default) else raw
-
-    def set(self, value: Any) -> None:
-        """Show a value, or `NOT_GIVEN`, without telling anybody."""
-        if value is None and self.declared.default is None:
-            value = NOT_GIVEN
-        self._quiet = True
-        try:
-            if isinstance(self.widget, pmui.TextInput):
-                self.widget.value = EMPTY if value is NOT_GIVEN else NONE if value is None else str(value)
-            elif isinstance(self.declared, options.ColumnNames):
-                self.widget.value = [] if value is NOT_GIVEN else [value] if isinstance(value, str) else list(value)
-            else:
-                unset = EMPTY if self.choices is not None else self.declared.default
-                self.widget.value = unset if value is NOT_GIVEN else value
-        finally:
-            self._quiet = False
-
-    def matches(self, words: str) -> bool:
-        """Tell whether the option's name, help or group has all of some words."""
-        name, group = self.name, self.declared.metadata["group"]
-        text = f"{name} {name.replace('_', ' ')} {group} {self.declared.doc}".lower()
-        return all(word in text for word in words.lower().split())
-
-    def explain(self, option: ResolvedOption | None, problem: str) -> None:
-        """Show where the value comes from, or what is wrong with it."""
-        self.widget.error_state = bool(problem)
-        if problem:
-            self.hint.object = f'<span class="problem">{_escape(problem)}</span>'
-            return
-        if option is None:
-            self.hint.object = ""
-            return
-        if isinstance(self.widget, pmui.TextInput):
-            unset = option.recommended if option.recommended is not None else option.documented
-            self.widget.placeholder = f"{_show(unset)}"
-        documented = _show(option.documented)
-        if self.choices is not None and not isinstance(self.declared, options.ColumnNames):
-            documented = next((label for label, value in self.choices.items() if value == EMPTY), documented)
-        elif isinstance(option.documented, bool):
-            documented = "yes" if option.documented else "no"
-        said = [f"default {_escape(documented)}"]
-        if option.recommended not in (None, option.documented):
-            said.insert(0, f"recommended {_show(option.recommended)}")
-        if option.source == "yours":
-            said.insert(0, "<b>yours</b>")
-        reason = f' title="{_escape(option.reason)}"' if option.reason else ""
-        self.hint.object = f"<span{reason}>{' · '.join(said)}</span>"
-
-
-class ModelForm(param.Parameterized):
-    """The form for a model of one data set.
+    data
+        AnnData, the path of a file, or what `mira_core.data.describe` says of one.
+    **given
+        Options to begin with, as `mira.topics.make_model` takes them.
+    notations
+        In which ways the model is written down, of `NOTATIONS`; by default those that make sense for the data.
 
     Attributes
     ----------
     given
-        Options that the user chose, as `make_model` takes them.
+        Options that the user chose, as `make_model` takes them. Can be set; what is wrong is then told beside the
+        fields, and is not in it.
     problem
         What is wrong with them as a whole; empty if they make a model.
     advanced
         Whether all options are shown, or the basic ones and those that were given.
     search
         Words; if there are any, the options are shown whose name, help or group has them all.
+
+    Raises
+    ------
+    DataError
+        If the data cannot be opened.
+    OptionError
+        If something is given that is no option.
+
+    Examples
+    --------
+    >>> form = ModelForm(adata, num_topics=12)
+    >>> form  # in a cell of a notebook
+    >>> form.given
+    {'num_topics': 12, 'feature_type': 'expression'}
+    >>> model = form.model()
     """
 
     given = param.Dict(default={})
@@ -197,22 +108,73 @@ class ModelForm(param.Parameterized):
     advanced = param.Boolean(default=False)
     search = param.String(default="")
 
-    def __init__(self, described: Description, **params: Any) -> None:
-        super().__init__(**params)
-        self.described = described
+    def __init__(
+        self, data: Description | ad.AnnData | str | Path, *, notations: Sequence[str] = (), **given: Any
+    ) -> None:
+        super().__init__()
+        self.described = data if isinstance(data, Description) else describe(open_data(data, backed=True))
+        self._told: dict[str, Any] = {"data": str(data) if isinstance(data, str | Path) else None}
+        self._quiet = False
         _asking()  # the answer is there by the time somebody chooses an encoder of peaks
-        data = _choices(described)
-        self.fields = {n: Field(n, self.read, data.get(n)) for n in options.names()}
-        for name, value in wanted(described).items():
+        choices = _choices(self.described)
+        self.fields = {n: Field(n, self.read, choices.get(n)) for n in options.names()}
+        for name, value in {**wanted(self.described), **_known(given)}.items():
             self.fields[name].set(value)
-        self.found = parts.empty("No option has these words", "Options that do not apply to this model are not shown.")
-        self.groups = {g: pn.Column(sizing_mode="stretch_width", margin=0) for g in options.GROUPS}
-        for group, box in self.groups.items():
+        self._lay_out(notations or (NOTATIONS if self._told["data"] else NOTATIONS[:1]))
+        self.read()
+
+    def _lay_out(self, notations: Sequence[str]) -> None:
+        self._found = parts.empty("No option has these words", "Options that do not apply to this model are not shown.")
+        self._groups = {g: pn.Column(sizing_mode="stretch_width", margin=0) for g in options.GROUPS}
+        for group, box in self._groups.items():
             members = [f for f in self.fields.values() if f.declared.metadata["group"] == group]
             grid = pn.Column(*(f.view for f in members), stylesheets=[GRID], sizing_mode="stretch_width")
             title = group if group.isupper() else group.capitalize()
             box.objects = [pmui.Typography(title, variant="subtitle2", margin=(12, 10, 0, 10)), grid]
-        self.read()
+        search = pmui.TextInput.from_param(
+            self.param.search, label="Find an option", placeholder="dropout", size="small",
+            sizing_mode="stretch_width", margin=(6, 10),
+        )  # fmt: skip
+        every = pmui.Switch.from_param(self.param.advanced, label="All options", margin=(12, 10))
+        self.options = pn.Column(
+            pn.Row(search, every, sizing_mode="stretch_width", margin=0),
+            pn.Column(self._found, *self._groups.values(), sizing_mode="stretch_width", margin=0),
+            sizing_mode="stretch_width", margin=0,
+        )  # fmt: skip
+        self.code = Notations(*notations)
+        self.message = pn.Column(sizing_mode="stretch_width", margin=0)
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        """Return what is shown."""
+        return self._view
+
+    @functools.cached_property
+    def _view(self) -> pn.viewable.Viewable:
+        size = f"{self.described.n_cells:,} cells × {self.described.n_features:,} features"
+        heading = "The same in Python" + (", as a command, as JSON" if self._told["data"] else "")
+        return pn.Column(
+            parts.markup("note", size, margin=(6, 12, 0, 12)),
+            pn.Column(
+                self.options,
+                pn.Column(self.message, parts.card(self.code.view, heading=heading), sizing_mode="stretch_width"),
+                stylesheets=[WIDE_AND_NARROW], sizing_mode="stretch_width",
+            ),
+            sizing_mode="stretch_width",
+        )  # fmt: skip
+
+    def model(self) -> TopicModel:
+        """Make the model, not fitted.
+
+        Raises
+        ------
+        OptionError
+            If something is wrong; `problem` says what.
+        """
+        from mira_core.topics import make_model
+
+        if self.problem:
+            raise OptionError(self.problem)
+        return make_model(self.described.n_cells, self.described.n_features, **self.given)
 
     @param.depends("advanced", "search", watch=True)
     def read(self) -> None:
@@ -254,20 +216,59 @@ class ModelForm(param.Parameterized):
             shown = self.advanced or field.declared.metadata["level"] == "basic" or name in given or name in problems
             field.view.visible = applies and (field.matches(self.search) if self.search.strip() else shown)
             field.explain(resolved.get(name), problems.get(name, ""))
-        self.found.visible = not any(f.view.visible for f in self.fields.values())
-        for group, box in self.groups.items():
+        self._found.visible = not any(f.view.visible for f in self.fields.values())
+        for group, box in self._groups.items():
             box.visible = any(f.view.visible for f in self.fields.values() if f.declared.metadata["group"] == group)
+        self._quiet = True
         with param.parameterized.batch_call_watchers(self):
             self.given, self.problem = given, whole
+        self._quiet = False
+        self.message.objects = [parts.problem(whole)] if whole else []
+        self.write(**self._told)
 
-    def __panel__(self) -> pn.viewable.Viewable:
-        return pn.Column(self.found, *self.groups.values(), sizing_mode="stretch_width", margin=0)
+    @param.depends("given", watch=True)
+    def _given(self) -> None:
+        if not self._quiet:
+            try:
+                self.load(_known(self.given))
+            except OptionError:
+                self.read()  # it stays as it was
+                raise
+
+    def write(self, **told: Any) -> None:
+        """Write the model down in all ways; `told` is what `mira_core.notation` wants to know besides."""
+        self._told = told
+        recipe, given = told.get("recipe"), self.given
+        texts = {"Python": notation.to_python(**told, given=given)}
+        if told["data"] is not None:
+            command = {**told, "recipe": "recipe.json" if recipe else None}
+            texts |= {"Command": notation.to_command(**command, given=given)}
+            texts |= {"JSON": notation.to_json(**told, given=given)}
+        self.code.show(texts, bool(self.problem))
 
     def load(self, given: Mapping[str, Any]) -> None:
         """Show these options and no others."""
         for name, field in self.fields.items():
             field.set(given.get(name, NOT_GIVEN))
         self.read()
+
+    def words(self) -> str:
+        """Return the options, where each comes from, and what is wrong."""
+        resolved = resolve(self.described.n_cells, self.described.n_features, self.given)
+        rows = [
+            (n, repr(o.value), o.source, "" if o.source == "yours" else o.reason)
+            for n, o in resolved.items()
+            if o.source == "yours" or options.parameter(n).metadata["level"] == "basic"
+        ]
+        table = parts.table_html("Options", pd.DataFrame(rows, columns=["option", "value", "source", "why"]))
+        return (parts.problem_html(self.problem) if self.problem else "") + table
+
+
+def _known(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what is given, if all of it are options."""
+    for name in given:
+        options.parameter(name)
+    return given
 
 
 def prepared(workspace: Workspace, key: str, recipe_key: str) -> tuple[Recipe, Description]:
@@ -333,22 +334,3 @@ def _choices(described: Description) -> dict[str, dict[str, Any]]:
 def _label(layer: Layer) -> str:
     name = "X" if layer.name is None else "layers['X']" if layer.name == "X" else layer.name
     return name + (" (no raw counts)" if layer.problem else "")
-
-
-def _number(text: str, declared: param.Parameter) -> Any:
-    if declared.allow_None and text.lower() == NONE:
-        return None
-    try:
-        value = float(text)
-        whole = isinstance(declared, param.Integer) and value.is_integer()
-        return int(text) if text.lstrip("+-").isdigit() else int(value) if whole else value
-    except ValueError:  # no number, or one of thousands of digits
-        return text
-
-
-def _show(value: Any) -> str:
-    return NONE if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")

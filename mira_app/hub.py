@@ -48,12 +48,15 @@ class Followed:
 
 
 @dataclass(eq=False)
-class _Job(Followed):
+class FollowedJob(Followed):
+    """A job's points and its status; its key is its folder."""
+
     series: Series = field(default_factory=Series)
     offset: int = 0
     status: jobs.Status | None = None
 
     def read(self) -> bool:
+        """Read its status, and the records that are new."""
         # Status first: a job that has ended writes no record after it.
         status = jobs.read_status(self.key)
         if self.status is not None and status.resumed != self.status.resumed:  # it goes on from before where it was
@@ -64,6 +67,7 @@ class _Job(Followed):
         return changed
 
     def told(self) -> tuple[Any, ...]:
+        """Return its points, and its status."""
         return self.series, self.status
 
 
@@ -147,7 +151,7 @@ class Hub:
         callable
             Ends it.
         """
-        return self.follow_new(_Job(folder), document, listener)
+        return self.follow_new(FollowedJob(folder), document, listener)
 
     def follow_all(self, folder: Path, document: Any, listener: Listener) -> Callable[[], None]:
         """Tell `listener` which jobs of a folder wait or run (a list of `Running`, the newest first), as they change.
@@ -161,7 +165,7 @@ class Hub:
 
     def read_ahead(self, folder: Path) -> None:
         """Read a job that somebody is about to follow, while their page is on its way."""
-        self.read_new(_Job(folder))
+        self.read_new(FollowedJob(folder))
 
     def read_new(self, new: Followed) -> None:
         """Read anything that somebody is about to follow; not again what is known already."""
@@ -176,7 +180,7 @@ class Hub:
         """Return what has been read of a job; None if nothing has yet."""
         with self._lock:
             found = self._followed.get(folder) or self._kept.get(folder)
-        return found.told() if isinstance(found, _Job) and found.status is not None else None  # type: ignore[return-value]
+        return found.told() if isinstance(found, FollowedJob) and found.status is not None else None  # type: ignore[return-value]
 
     def follow_new(self, new: Followed, document: Any, listener: Listener) -> Callable[[], None]:
         """Tell `listener` of anything, as `follow` does; of what is followed already, `new` is not needed."""

@@ -65,12 +65,14 @@ def to_command(
 
 
 def to_python(
-    data: str, given: Mapping[str, Any], *, test_size: float | None = None, recipe: Recipe | None = None
+    data: str | None, given: Mapping[str, Any], *, test_size: float | None = None, recipe: Recipe | None = None
 ) -> str:
-    """Write the Python that trains the model."""
-    demo = data.startswith(DEMO)
-    opened = f"mira.data.load_demo({data.removeprefix(DEMO)!r})" if demo else f"mira.data.open_data({data!r})"
-    lines = ["import mira_core as mira", "", f"adata = {opened}"]
+    """Write the Python that trains the model; without `data` there is an ``adata`` already."""
+    lines = ["import mira_core as mira", ""]
+    if data is not None:
+        demo = data.startswith(DEMO)
+        opened = f"mira.data.load_demo({data.removeprefix(DEMO)!r})" if demo else f"mira.data.open_data({data!r})"
+        lines.append(f"adata = {opened}")
     if recipe:
         steps = [f"    {step.to_dict()!r}," for step in recipe]
         lines += ["recipe = mira.data.Recipe([", *steps, "])", "adata = recipe.apply(adata)"]

@@ -18,7 +18,7 @@ from mira_core.data.describe import Description
 from mira_core.data.steps import HighlyVariable
 from mira_core.errors import MiraError
 
-from ..forms import ModelForm, prepared
+from ..forms import NOTATIONS, ModelForm, prepared
 from ..hub import Hub
 from ..session import Session
 from ..styles import WIDE_AND_NARROW
@@ -115,28 +115,17 @@ class ModelPage:
     def _make(self, key: str, recipe: Recipe, described: Description, given: Mapping[str, Any]) -> None:
         """Make the form; what was given for the same data and another recipe stays, as far as it still can."""
         self.recipe = recipe
-        self.form = form = ModelForm(described)
+        self.form = form = ModelForm(described, notations=NOTATIONS)
         self._keep(form, given)
         self.job_name.value = name_of(key)
         self.message.objects = self.said.objects = []
         self.estimated.object = ""
         form.param.watch(self._changed, ["given", "problem"])
         self.rates.made_for(key, recipe)
-        search = pmui.TextInput.from_param(
-            form.param.search, label="Find an option", placeholder="dropout", size="small",
-            sizing_mode="stretch_width", margin=(6, 10),
-        )  # fmt: skip
-        every = pmui.Switch.from_param(form.param.advanced, label="All options", margin=(12, 10))
         size = f"{label_of(key)}: {described.n_cells:,} cells × {described.n_features:,} features"
         if recipe.steps:
             size += f", after {len(recipe)} step{'s' if len(recipe) > 1 else ''} of a recipe"
         head = parts.markup("note", html.escape(size), margin=(10, 12, 0, 12))
-        self.views = {
-            "Python": parts.markup("code", margin=(4, 10)),
-            "Command": parts.markup("code", margin=(4, 10)),
-            "JSON": parts.markup("code", margin=(4, 10)),
-        }
-        tabs = pmui.Tabs(*self.views.items(), sizing_mode="stretch_width", margin=(0, 4))
         run = parts.card(
             self.job_name,
             self.held_out,
@@ -149,16 +138,13 @@ class ModelPage:
             self.estimated,
             heading="Run",
         )
-        code = parts.card(tabs, self.text, self.read, self.said, heading="The same in Python, as a command, as JSON")
+        code = parts.card(
+            form.code.view, self.text, self.read, self.said, heading="The same in Python, as a command, as JSON"
+        )
         self.below.objects = [
             head,
             pn.Column(
-                pn.Column(
-                    pn.Row(search, every, sizing_mode="stretch_width", margin=0),
-                    form,
-                    sizing_mode="stretch_width",
-                    margin=0,
-                ),
+                form.options,
                 pn.Column(run, self.rates.view, code, sizing_mode="stretch_width", margin=0),
                 stylesheets=[WIDE_AND_NARROW],
                 sizing_mode="stretch_width",
@@ -197,15 +183,8 @@ class ModelPage:
         except MiraError as problem:
             self.message.objects = [parts.problem(str(problem))]
             return
-        share, recipe, given = self.held_out.value or None, self.recipe if self.recipe.steps else None, self.form.given
-        texts = {
-            "Python": notation.to_python(data, given, test_size=share, recipe=recipe),
-            "Command": notation.to_command(data, given, test_size=share, recipe=recipe and "recipe.json"),
-            "JSON": notation.to_json(data, given, test_size=share, recipe=recipe),
-        }
-        for name, text in texts.items():
-            code = "# Correct the marked option first." if wrong else text
-            self.views[name].object = f"<pre>{html.escape(code)}</pre>"
+        recipe = self.recipe if self.recipe.steps else None
+        self.form.write(data=data, test_size=self.held_out.value or None, recipe=recipe)
 
     def _check_covariates(self) -> None:
         """Say what is wrong with the chosen covariates; their file may be slow."""

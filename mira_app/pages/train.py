@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
-import io
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import panel as pn
 import panel_material_ui as pmui
 
 from mira_core import jobs
 from mira_core.errors import MiraError
 
-from ..figures.curves import DRAWN, TrainingCurves, at_step
 from ..hub import Hub
 from ..series import Series
 from ..session import Session
 from ..widgets.arrived import Arrived
+from ..widgets.training import IN_WORDS, RunView
 from ..workspace import Workspace
 from . import parts
 
-IN_WORDS = {
-    "waiting": "Starting",
-    "running": "Running",
-    "finished": "Finished",
-    "stopped": "Stopped",
-    "failed": "Failed",
-    "died": "Died: its process has ended without a word",
-    "silent": "Silent: it runs on another machine and has not been heard of for a minute",
-}
-STAGES = {
-    "reading": "reading the data",
-    "training": "training",
-    "predicting": "inferring topics",
-    "embedding": "computing the embedding",
-}
 OF_THE_DATA = ("DataError",)  # failures that no other option mends
-SMOOTH = {"none": 0.0, "a little": 0.8, "more": 0.95, "much": 0.99}
 
 
 class TrainPage:
@@ -49,17 +28,14 @@ class TrainPage:
 
     Attributes
     ----------
-    curves
-        The figure.
-    status
-        What is known of the run shown.
+    run
+        Its curves, progress and numbers.
     """
 
     def __init__(self, workspace: Workspace, session: Session, hub: Hub, arrived: Arrived) -> None:
         self.workspace, self.session, self.hub, self.arrived = workspace, session, hub, arrived
-        self.status = jobs.Status()
-        self.curves = TrainingCurves()
-        self.curves.pinned = self._show_pins
+        self.run = RunView()
+        self.curves = self.run.curves
         self._leave: Callable[[], None] | None = None
         self._beside: dict[str, Callable[[], None]] = {}
         self._series: dict[str, Series] = {}
@@ -72,26 +48,11 @@ class TrainPage:
         self.resume = pmui.Button(label="Go on", icon="play_arrow", variant="outlined", visible=False)
         self.again = pmui.Button(label="Run again", icon="replay", variant="outlined", visible=False)
         self.explore = pmui.Button(label="See the topics", end_icon="arrow_forward", visible=False)
-        self.bar = pmui.LinearProgress(value=0, sizing_mode="stretch_width", margin=(4, 10))
-        self.line = parts.markup("status", margin=(2, 12))
-        self.numbers = parts.markup("numbers", margin=(2, 12))
         self.message = pn.Column(sizing_mode="stretch_width", margin=0)
-        self.smooth = pmui.Select(label="Smoothing", options=SMOOTH, value=0.0, width=130, size="small")
-        self.axis = pmui.Select(label="Axis", options=["steps", "epochs"], value="steps", width=110, size="small")
-        self.log = pmui.Switch(label="Losses on log axes", value=False)
-        self.unpin = pmui.Button(label="Remove pins", icon="push_pin", variant="text", size="small", visible=False)
-        self.csv = pmui.FileDownload(
-            callback=self._csv, filename="training.csv", label="CSV", icon="download", variant="text", size="small",
-        )  # fmt: skip
-        self.views = pn.FlexBox(
-            self.smooth, self.axis, self.log, self.csv, self.unpin, sizing_mode="stretch_width", align_items="center",
-            visible=False,
-        )  # fmt: skip
-        self.pins = pn.Column(sizing_mode="stretch_width", margin=0)
         self.differences = pn.Column(sizing_mode="stretch_width", margin=0)
         self.below = pn.Column(
-            self.bar, self.line, self.numbers, self.message, self.views, self.curves.root, self.pins,
-            self.differences, sizing_mode="stretch_width", margin=0,
+            self.run.bar, self.run.line, self.run.numbers, self.message, self.run.views, self.curves.root,
+            self.run.pins, self.differences, sizing_mode="stretch_width", margin=0,
         )  # fmt: skip
         self.nothing = pn.Column(sizing_mode="stretch_width", margin=0)
         self.view = pn.Column(
@@ -110,10 +71,8 @@ class TrainPage:
         parts.on_click(self.resume, lambda: self._try(self.workspace.resume))
         parts.on_click(self.again, self._again)
         parts.on_click(self.explore, lambda: setattr(session, "page", "explore"))
-        parts.on_click(self.unpin, self.curves.unpin)
         self.choice.param.watch(self._chosen, "value")
         self.compare.param.watch(lambda e: parts.in_turn(lambda: self._compare(e.new)), "value")
-        pn.bind(self._set_view, self.smooth, self.log, self.axis, watch=True)
         session.param.watch(lambda e: self._follow(e.new), "job")
         session.param.watch(self._shown, "page")
         self._arrived = False
@@ -159,17 +118,13 @@ class TrainPage:
     def _follow(self, key: str) -> None:
         self.close()
         self._folder = None
-        self.curves.clear()
+        self.run.clear()
+        self.run.name = key
         self._series.clear()
-        for box in (self.message, self.pins, self.differences):
-            box.objects = []
-        self.numbers.object = ""
-        self.status, self._told_of = jobs.Status(), ""
+        self.message.objects = self.differences.objects = []
+        self._told_of = ""
         self.nothing.visible, self.below.visible = not key, bool(key)
         self.stop.visible = self.explore.visible = self.resume.visible = self.again.visible = False
-        self.views.visible = False
-        self.line.object = "<b>Reading the run …</b>"
-        self.bar.variant = "indeterminate"
         if not key:
             go = pmui.Button(label="Set up a model", end_icon="arrow_forward", margin=10)
             parts.on_click(go, lambda: setattr(self.session, "page", "model"))
@@ -244,23 +199,13 @@ class TrainPage:
 
     def _told(self, series: Series, status: jobs.Status) -> None:
         """Take what the hub has read; runs in this session's turn."""
-        if len(series.steps):  # they are written more often than the status
-            reached = (int(series.steps["step"][-1]), int(series.steps["epoch"][-1]))
-            step, epoch = max(reached, (status.step, status.epoch))
-            status = dataclasses.replace(status, step=step, epoch=epoch)
-        self.status = status
-        self.curves.expect(status.num_steps, status.num_epochs)
-        self.curves.update(series)
-        self.views.visible = len(series.steps) > 0
+        status = self.run.update(series, status, self._asked_to_stop())
         running = status.state in ("running", "waiting")
         self.stop.visible = running and not self._asked_to_stop()
         self.resume.visible = not running and not jobs.why_not_resume(self.workspace.folder_of(self.session.job))
         ended = status.state in ("finished", "stopped", "failed", "died")
         self.again.visible = ended and status.error.get("type") not in OF_THE_DATA
         self.explore.visible = status.state in ("finished", "stopped")
-        self._progress(status)
-        if len(series.epochs):
-            self._numbers(status, series)
         self._explain(status)
 
     def _explain(self, status: jobs.Status) -> None:
@@ -302,86 +247,7 @@ class TrainPage:
             self.message.objects = [parts.problem(str(problem))]
             return
         self.stop.visible = self.resume.visible = False
-        self._progress(self.status)
+        self.run.tell(self._asked_to_stop())
 
     def _asked_to_stop(self) -> bool:
         return (self.workspace.jobs_folder / self.session.job / "stop").exists()
-
-    def _progress(self, s: jobs.Status) -> None:
-        share = 100 * s.step / s.num_steps if s.num_steps else 0
-        busy = s.state == "waiting" or (s.state == "running" and s.stage != "training")
-        self.bar.param.update(variant="indeterminate" if busy else "determinate", value=round(share))
-        words = IN_WORDS[s.state]
-        if s.state == "running":
-            words += f", {STAGES.get(s.stage, s.stage)}"
-            if self._asked_to_stop():
-                words = "Stopping"
-        parts_of_line = [f"<b>{words}</b>"]
-        if s.num_epochs:
-            parts_of_line.append(f"epoch {s.epoch} of {s.num_epochs}, step {s.step:,} of {s.num_steps:,}")
-        if (left := s.seconds_left()) is not None:
-            parts_of_line.append(f"{_duration(left)} left")
-        if s.ended and s.started:
-            parts_of_line.append(f"took {_duration(s.ended - s.started)}")
-        if s.device:
-            parts_of_line.append(f"on {s.device.upper() if s.device == 'cpu' else s.device}")
-        self.line.object = " · ".join(parts_of_line)
-
-    def _numbers(self, s: jobs.Status, series: Series) -> None:
-        last = {c: float(series.epochs[c][-1]) for c in series.epochs.names}
-        shown = [
-            ("loss, nats per cell", _fixed(last["loss"])),
-            *([("held-out loss", _fixed(last["held_out_loss"]))] if np.isfinite(last["held_out_loss"]) else []),
-            ("distortion", _fixed(last["distortion"])),
-            ("rate", _fixed(last["rate"], 2)),
-            *([("dependence", _fixed(last["dependence"], 2))] if last["dependence"] else []),
-            ("cells per second", f"{last['cells_per_second']:,.0f}"),
-            ("seconds per epoch", f"{last['seconds']:.3g}"),
-            ("waiting for data", f"{last['waiting']:.0%}"),
-            *([(f"{_kind(s.device)} in use", f"{use:.0%}")] if np.isfinite(use := last["device_use"]) else []),
-            *([("memory", _bytes(s.memory))] if s.memory else []),
-            *([("GPU memory", _bytes(s.device_memory))] if s.device_memory else []),
-        ]
-        self.numbers.object = parts.figures_of(shown)
-
-    # --- how it is looked at --------------------------------------------------------------------
-
-    def _set_view(self, smoothing: float, log: bool, axis: str) -> None:
-        def change() -> None:
-            self.curves.set_view(smoothing, log, axis == "epochs")
-            self.curves.expect(self.status.num_steps, self.status.num_epochs)
-
-        parts.in_turn(change)
-
-    def _show_pins(self) -> None:
-        pins = sorted(set(self.curves.pins))
-        self.unpin.visible = bool(pins)
-        rows = [at_step(self.curves.series, step) for step in pins]
-        frame = pd.DataFrame([[int(r["step"]), int(r["epoch"]), *(r[c] for c in DRAWN)] for r in rows],
-                             columns=["step", "epoch", *(c.replace("_", " ") for c in DRAWN)])  # fmt: skip
-        self.pins.objects = [parts.table("Pinned steps", frame)] if pins else []
-
-    def _csv(self) -> io.StringIO:
-        """Return every step of the run, not only those drawn."""
-        steps = self.curves.series.steps
-        frame = pd.DataFrame({c: steps[c] for c in steps.names}).astype({"step": int, "epoch": int})
-        self.csv.filename = f"{self.session.job}.csv"
-        return io.StringIO(frame.to_csv(index=False))
-
-
-def _kind(device: str | None) -> str:
-    return "GPU" if device and device.startswith("cuda") else "CPU"
-
-
-def _bytes(n: int) -> str:
-    return f"{n / 1e9:,.1f} GB" if n >= 1e9 else f"{n / 1e6:,.0f} MB"
-
-
-def _fixed(value: float, digits: int = 1) -> str:
-    return f"{value:,.{digits}f}" if np.isfinite(value) else "not finite"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return time.strftime("%H:%M:%S", time.gmtime(seconds)).removeprefix("00:")

@@ -15,14 +15,19 @@ from mira_core.tuning.study import trials_of
 
 from ..pages import parts
 from ..styles import WIDE_AND_NARROW
+from .notebook import Alone
 from .trial import head_html, story_html
-from .trials import TrialsView
+from .trials import TrialsView, frame_of
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from mira_core.tuning import BayesianTuner
 
+MOST_TOLD = 20  # trials in a table that does not scroll
 
-class StudyView(pn.viewable.Viewer):
+
+class StudyView(Alone):
     """Trials of a study: linked figures, a table, and what is known of the one that is selected.
 
     Parameters
@@ -45,7 +50,7 @@ class StudyView(pn.viewable.Viewer):
     Examples
     --------
     >>> view = StudyView(tuner)
-    >>> view  # in a cell of a notebook, after ``panel.extension("tabulator")``
+    >>> view  # in a cell of a notebook
     >>> view.selected
     [12]
     """
@@ -88,6 +93,7 @@ class StudyView(pn.viewable.Viewer):
         self._line.object = f"<b>{parts.escape(reading.name)}: {reading.state}</b> · {counts or 'no trial yet'}{best}"
         self._trials.update(reading)
         self._tell()
+        self.push()
 
     def _weigh(self, _: Reading) -> ImportanceInfo:
         return importance_info(trials_of(self.study))
@@ -104,6 +110,7 @@ class StudyView(pn.viewable.Viewer):
         if self._trials.figures.selected != self.selected:
             self._trials.select(self.selected)
         self._tell()
+        self.push()
 
     def _tell(self) -> None:
         one = self.selected[0] if len(self.selected) == 1 else None
@@ -113,3 +120,27 @@ class StudyView(pn.viewable.Viewer):
             self._story.object = ""
         else:
             self._head.object, self._story.object = head_html(self.reading, one), story_html(self.reading, one)
+
+    def pictures(self) -> list[Figure]:
+        """Return the Pareto front and the curves of the trials, drawn with matplotlib."""
+        if self.reading is None or not self._trials.shown:
+            return []
+        from matplotlib.figure import Figure
+
+        from mira_core.plots.trials import plot_intermediate_values, plot_pareto_front
+
+        reading, shown = self.reading, self._trials.shown
+        figure = Figure(figsize=(10, 4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        x = "num_topics" if "num_topics" in shown[0] else "number"
+        plot_pareto_front(shown, x=x, y="value", ax=left)
+        curves = {n: dict(enumerate(c.get("value", []), 1)) for n, c in reading.curves.items()}
+        plot_intermediate_values(shown, curves, ax=right)
+        return [figure]
+
+    def words(self) -> str:
+        """Return the table of the trials, the best ones first."""
+        if self.reading is None or not self._trials.shown:
+            return f"<p>{self._line.object}</p>"
+        frame = frame_of(self._trials.shown).sort_values("value").head(MOST_TOLD)
+        return f"<p>{self._line.object}</p>" + parts.table_html("Trials, the best ones first", frame)

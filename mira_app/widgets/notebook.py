@@ -1,0 +1,180 @@
+"""How widgets show themselves where no page of the dashboard is: in notebooks, with a kernel and without.
+
+In a notebook everything that a browser needs comes from this installation, as it may stand behind a firewall: Panel's
+and Bokeh's scripts, inline, and those of panel-material-ui once. By itself panel-material-ui 0.16 would put its whole
+bundle of 1.4 MB into every button and field.
+
+What is put into the notebook has a picture in it, too, which is seen where no script runs.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import panel as pn
+from panel.io.notebook import push_on_root
+from pyviz_comms import JupyterComm
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LOAD = "application/vnd.holoviews_load.v0+json"  # what JupyterLab's extension for Panel runs
+WIDGET = "application/vnd.jupyter.widget-view+json"
+WAIT = 10  # seconds that a widget waits for the bundle
+
+# Each widget carries this in place of the bundle. In a notebook that was opened again, its cells may be drawn in any
+# order.
+STUB = f"""
+for (let i = 0; i < {20 * WAIT} && !globalThis.miraMaterialUI; i++) await new Promise((r) => setTimeout(r, 50))
+if (!globalThis.miraMaterialUI) throw new Error("run the notebook again: its widgets' scripts have not been loaded")
+const bundle = await importShim(globalThis.miraMaterialUI)
+export default bundle.default
+"""
+BUNDLE = """
+globalThis.miraMaterialUI ??= URL.createObjectURL(new Blob([%s], {type: "text/javascript"}))
+if (!document.getElementById("mira-icons")) {
+  const style = document.createElement("style")
+  style.id = "mira-icons"
+  style.textContent = `@font-face { font-family: "Material Icons"; src: url("data:font/woff2;base64,%s") }`
+  document.head.appendChild(style)
+}
+"""
+ICONS = """.material-icons { font: normal 24px/1 "Material Icons"; display: inline-block; letter-spacing: normal;
+  text-transform: none; white-space: nowrap; direction: ltr; font-feature-settings: "liga"; }"""
+
+# The picture goes once the widget is drawn.
+STILL = """.mira-widget:has([data-root-id] > *) > .mira-still { display: none; }
+  .mira-still img { max-width: 100%; height: auto; } .mira-still table { border-collapse: collapse; font-size: 12.5px; }
+  .mira-still td, .mira-still th { text-align: left; padding: 2px 10px 2px 0; vertical-align: top; }"""
+
+_loaded: list[str] = []
+_light: ContextVar[bool] = ContextVar("light", default=False)
+
+
+class Alone(pn.viewable.Viewer):
+    """A widget that can be shown by itself: in a cell of a notebook, in any page of Panel, or as a picture."""
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        """Return what is shown."""
+        raise NotImplementedError
+
+    def pictures(self) -> list[Figure]:
+        """Return the figures as they are now, drawn with matplotlib, for where no script runs."""
+        return []
+
+    def words(self) -> str:
+        """Return what else there is to say now, as HTML without scripts; text of data is escaped."""
+        return ""
+
+    def push(self) -> None:
+        """Send what has changed in figures to the notebooks that show them; pages hear of it by themselves."""
+        for ref in list(self.__panel__()._models):
+            push_on_root(ref)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
+        pictures = [_png(p) for p in self.pictures()]
+        still = {"text/plain": self.__class__.__name__, "text/html": still_html(self.words(), pictures)}
+        if pictures:
+            still["image/png"] = pictures[0]  # for what is printed
+        if not in_kernel():
+            return still, {}
+        load()
+        with _as_light():
+            live, about = self.__panel__()._repr_mimebundle_(include, exclude)
+        if WIDGET in live:  # who can draw one looks at nothing else
+            return {**live, **still}, about
+        both = f'<div class="mira-widget">{live["text/html"]}{still["text/html"]}</div>'
+        return {**live, **still, "text/html": both}, about
+
+
+def still_html(words: str, pictures: Sequence[str]) -> str:
+    """Return words, which are trusted HTML, and pictures, PNG in base64, as they are seen where no script runs."""
+    drawn = "".join(f'<img src="data:image/png;base64,{p}" alt="figure">' for p in pictures)
+    return f'<div class="mira-still"><style>{STILL}</style>{words}{drawn}</div>'
+
+
+def _png(figure: Figure) -> str:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=90, bbox_inches="tight")
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def in_kernel() -> bool:
+    """Whether a notebook's kernel runs this."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return getattr(shell, "kernel", None) is not None
+
+
+def load() -> None:
+    """Send to a notebook what its widgets need, once; nothing comes from the network.
+
+    Widgets do this where they are shown. Call it yourself in a notebook's first cell, so that what is large stands
+    there, and in place of ``panel.extension``, which would have the browser fetch from the network.
+    """
+    if _loaded or not in_kernel():
+        return
+    from IPython.display import publish_display_data
+
+    pn.extension("tabulator", inline=True)
+    _lighten()
+    script = BUNDLE % (json.dumps(_dist("panel-material-ui.bundle.js").decode()).replace("</", "<\\/"), _font())
+    publish_display_data({LOAD: script, "application/javascript": script})
+    _loaded.append(script)
+
+
+@functools.cache
+def _lighten() -> None:
+    """Let widgets of panel-material-ui that go to notebooks carry `STUB` in place of their bundle."""
+    from panel_material_ui.base import MaterialComponent
+
+    make, render = MaterialComponent._get_model, MaterialComponent._render_esm.__func__
+
+    def _get_model(self: Any, doc: Any, root: Any = None, parent: Any = None, comm: Any = None) -> Any:
+        if not _light.get() and not _for_notebook(doc, comm):
+            return make(self, doc, root, parent, comm)
+        with _as_light():
+            model = make(self, doc, root, parent, comm)
+        if model.bundle is not None:
+            model.update(css_bundle=ICONS)
+        return model
+
+    def _render_esm(cls: Any, compiled: Any = True, server: bool = False) -> Any:
+        return STUB if _light.get() and cls._esm_base is not None else render(cls, compiled, server)
+
+    MaterialComponent._get_model = _get_model
+    MaterialComponent._render_esm = classmethod(_render_esm)
+
+
+def _for_notebook(doc: Any, comm: Any) -> bool:
+    """Whether something is made for a notebook; else it is for a page, or a file."""
+    return isinstance(comm, JupyterComm) or (comm is None and getattr(doc, "session_context", None) is None)
+
+
+@contextlib.contextmanager
+def _as_light() -> Iterator[None]:
+    token = _light.set(True)
+    try:
+        yield
+    finally:
+        _light.reset(token)
+
+
+def _dist(name: str) -> bytes:
+    from panel_material_ui.base import DIST_PATH
+
+    return (DIST_PATH / name).read_bytes()
+
+
+def _font() -> str:
+    from panel_material_ui.base import DIST_PATH
+
+    (path,) = [p for p in DIST_PATH.glob("material-icons-*.woff2") if p.name.count("-") == 2]
+    return base64.b64encode(path.read_bytes()).decode()
