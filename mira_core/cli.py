@@ -14,6 +14,7 @@ from typing import Any
 import param
 
 from . import __version__, jobs, options, processes
+from .analysis import command as enrich_command
 from .errors import MiraError, OptionError
 from .export import command as export_command
 from .files import write_json
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     _add_tune(commands)
     _add_worker(commands)
     export_command.add_command(commands)
+    enrich_command.add_command(commands)
     for point in sorted(entry_points(group="mira.commands"), key=lambda p: p.name):
         point.load()(commands)
     arguments = parser.parse_args(argv)

@@ -6,6 +6,7 @@ import random
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 import torch
 
@@ -13,6 +14,7 @@ import mira_core as mira
 from mira_core import options as opt
 from mira_core.data import sources, statistics
 from mira_core.data.counts import Cells
+from mira_core.estimators import interpretation
 from mira_core.nn.network import TopicNetwork
 
 
@@ -110,3 +112,21 @@ def global_states() -> tuple:
     """The states of the process's random generators."""
     name, keys, *rest = np.random.get_state()  # noqa: NPY002
     return bytes(torch.get_rng_state().numpy()), name, bytes(keys), rest, random.getstate()
+
+
+def predicted(theta: np.ndarray, activations: np.ndarray | None = None) -> ad.AnnData:
+    """Cells without counts, as `predict` writes them, from shares N x K and activations K x G of named features."""
+    K = theta.shape[1]
+    if activations is None:
+        activations = np.random.default_rng(0).normal(size=(K, 30))
+    G = activations.shape[1]
+    weight = np.exp(activations)
+    out = ad.AnnData(
+        obs=pd.DataFrame(index=[f"cell{i}" for i in range(len(theta))]),
+        var=pd.DataFrame(index=[f"GENE{j}" for j in range(G)]),
+    )
+    out.obsm["X_topic_compositions"] = theta.astype(np.float32)
+    out.obsm["X_umap_features"] = interpretation.umap_features(theta, 0.25)
+    out.varm["topic_feature_compositions"] = (weight / weight.sum(1, keepdims=True)).T.astype(np.float32)
+    out.varm["topic_feature_activations"] = activations.T.astype(np.float32)
+    return out

@@ -130,8 +130,9 @@ def test_the_public_names_are_exactly_these():
         "Finding", "Recipe", "inspect", "load_demo", "open_data", "qc", "simulate_expression",
     ]  # fmt: skip
     assert sorted(mira_core.analysis.__all__) == [
-        "describe_topics", "differential_topics", "enrich", "enrich_peaks", "keep_enrichment", "kept_enrichments",
-        "match_topics", "rank_topics", "read_gmt", "readable", "top_features", "topics_by",
+        "Mixing", "batch_mixing", "correlate_topics", "describe_topics", "differential_topics", "enrich",
+        "enrich_peaks", "keep_enrichment", "kept_enrichments", "make_joint_representation", "match_topics",
+        "rank_topics", "read_gmt", "readable", "top_features", "topics_by",
     ]  # fmt: skip
     assert sorted(mira_core.export.__all__) == [
         "FinishedRun", "check_repeat", "check_source", "export_all", "methods", "report", "write_zip",
