@@ -100,7 +100,7 @@ def peak_positions(adata: ad.AnnData, features: np.ndarray) -> tuple[np.ndarray,
     if bad.any():
         raise DataError(
             f"each peak must have a position, as chr1:100-200 names one, or columns chrom, start and end of var; "
-            f"{int(bad.sum())} of {len(bad)} have none, such as {features[bad.argmax()]!r}"
+            f"{int(bad.sum())} of {len(bad)} have none, such as {str(features[bad.argmax()])!r}"
         )
     return found["chrom"].map(_chromosome).to_numpy(str), start.astype(np.int64), end.astype(np.int64)
 
