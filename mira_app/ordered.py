@@ -1,0 +1,80 @@
+"""Changes of a page reach its browser in the order in which they were made.
+
+Bokeh writes what has changed when the turn of a callback ends; Panel writes its own changes past that, at once or
+later, whichever the socket allows. Each message counts on those that were made before it: what arrives too early names
+models that the browser does not know ("reference isn't known"), and the page stands still from then on. Here Panel's
+changes are handed to Bokeh, whose turns are in order: at once where the document is locked, else in the next turn.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import panel as pn
+from bokeh.document.events import SessionCallbackAdded, SessionCallbackRemoved
+from panel.io import document as panel_document
+
+
+def keep_order() -> None:
+    """Let Panel hand its changes to Bokeh, in this process; a second call does nothing."""
+    past_bokeh = panel_document.unlocked
+    if getattr(past_bokeh, "keeps_order", False):
+        return
+    may_write = type(pn.state)._unblocked
+
+    @contextmanager
+    def unlocked(policy: Any = "combine") -> Iterator[None]:
+        document = pn.state.curdoc
+        session = _session(document)
+        elsewhere = pn.state._thread_id not in (pn.state._current_thread, None)
+        if session is None or elsewhere or not pn.state.loaded:  # where Panel leaves it to Bokeh itself
+            with past_bokeh(policy):
+                yield
+            return
+        if document.callbacks.hold_value:  # whoever holds them lets them go
+            yield
+            return
+        document.hold(policy)
+        try:
+            yield
+        finally:
+            _let_go(document, session)
+
+    def unblocked(self: Any, document: Any) -> bool:
+        session = _session(document)
+        return may_write(self, document) and (session is None or _is_locked(session))
+
+    unlocked.keeps_order = True  # type: ignore[attr-defined]
+    type(pn.state)._unblocked = unblocked
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "panel" and getattr(module, "unlocked", None) is past_bokeh:
+            module.unlocked = unlocked  # type: ignore[attr-defined]
+
+
+def _session(document: Any) -> Any:
+    """Return the session of a document that a server shows, else None."""
+    return getattr(getattr(document, "session_context", None), "session", None)
+
+
+def _is_locked(session: Any) -> bool:
+    return session._pending_writes is not None  # Bokeh keeps them as long as somebody has the lock
+
+
+def _let_go(document: Any, session: Any) -> None:
+    """Let held changes go: now if Bokeh takes them, else in the next turn, in which it does."""
+    events = list(document.callbacks._held_events)
+    document.callbacks._held_events = []
+    document.callbacks.unhold()
+    panel_document.monkeypatch_events(events)
+    if _is_locked(session):
+        panel_document.retrigger_events(document, events)
+        return
+    asked = [e for e in events if isinstance(e, SessionCallbackAdded | SessionCallbackRemoved)]
+    changes = [e for e in events if e not in asked]
+    panel_document.retrigger_events(document, asked)  # they need no lock, and are how a turn is asked for
+    if changes:
+        document.add_next_tick_callback(functools.partial(panel_document.retrigger_events, document, changes))

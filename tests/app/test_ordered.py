@@ -1,0 +1,111 @@
+"""Changes of a page arrive in the order in which they were made, also where the browser is slow to read them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import time
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import panel as pn
+import pytest
+from bokeh.models import ColumnDataSource
+from bokeh.plotting import figure
+from tornado.websocket import websocket_connect
+
+from mira_app.ordered import keep_order
+
+LARGE = 1_000_000  # points; more than the sockets hold
+READY = {"type": "event", "name": "document_ready", "values": {"type": "map", "entries": []}}
+EVENTS = json.dumps({"events": [{"kind": "MessageSent", "msg_type": "bokeh_event", "msg_data": READY}]})
+
+
+def show() -> Any:
+    """A page on which Bokeh sends much, Panel adds a figure, and Bokeh changes that figure."""
+    keep_order()
+    first, box = figure(title="first"), pn.Column()
+    first.scatter([1.0], [1.0])
+
+    def change() -> None:
+        source = ColumnDataSource({"x": np.arange(LARGE, dtype=float), "y": np.zeros(LARGE)})
+        first.line("x", "y", source=source)
+        second = figure(title="second")
+        second.line("x", "y", source=source)
+        box.objects = [pn.pane.Bokeh(second)]
+        second.scatter("x", "y", source=source)
+        second.title.text = "last"
+
+    document = pn.state.curdoc
+    pn.state.onload(lambda: document.add_timeout_callback(change, 200))
+    return pn.Column(pn.pane.Bokeh(first), box)
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    server = pn.serve(show, port=port, threaded=True, show=False, verbose=False)
+    yield port
+    server.stop()
+
+
+def token(port: int) -> str:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://localhost:{port}/", timeout=30) as answer:
+                (found,) = re.findall(r'"token":"([^"]+)"', answer.read().decode())
+                return found
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def message(kind: str, content: str) -> list[str]:
+    return [json.dumps({"msgid": kind, "msgtype": kind}), "{}", content]
+
+
+async def contents(port: int) -> list[Any]:
+    """What a browser is sent that begins to read late."""
+    socket = await websocket_connect(
+        f"ws://localhost:{port}/ws", subprotocols=["bokeh", token(port)], max_message_size=2**30
+    )
+    for part in (*message("PULL-DOC-REQ", "{}"), *message("PATCH-DOC", EVENTS)):
+        await socket.write_message(part)
+    await asyncio.sleep(3)
+    out: list[Any] = []
+    while not any('"last"' in json.dumps(each) for each in out):
+        text = await asyncio.wait_for(socket.read_message(), 30)
+        if text is None:
+            raise AssertionError("the connection was closed")
+        if isinstance(text, str):
+            out.append(json.loads(text))
+    socket.close()
+    return out
+
+
+def walk(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        yield node
+    for each in node.values() if isinstance(node, dict) else node if isinstance(node, list) else []:
+        yield from walk(each)
+
+
+def test_no_message_names_a_model_that_has_not_been_sent(port):
+    sent = asyncio.run(contents(port))
+    known = {content["id"] for content in sent if set(content) == {"id"}}  # arrays, which follow what names them
+    titles = []
+    for content in sent:
+        nodes = [n for part in ("doc", "events") for n in walk(content.get(part))]
+        known |= {n["id"] for n in nodes if "id" in n and "type" in n}
+        named = {n["id"] for n in nodes if set(n) == {"id"}}
+        assert named <= known
+        titles += [e["new"] for e in content.get("events", []) if e.get("attr") == "text"]
+    assert titles == ["last"]
