@@ -39,6 +39,7 @@ REFUSED = ("empty_cells", "duplicate_features")  # findings with which no traini
 PAPERS = (".md", ".txt", ".pdf", ".html", ".log", ".json", ".py", ".r")  # nobody looks for them in a list of data
 CHOOSE = ". Choose one of the list on the Data page; its file may have been moved"
 KEPT = ("kind", "embedding", *jobs.EXTRAS)  # parts of a specification that a rerun has too
+SETS, MOST_SETS = ("*.gmt", "*.gmt.gz", "*.bed", "*.bed.gz"), 500  # files of gene sets and of regions
 RUNS, WITH_TOPICS = ("fit",), ("fit", "predict")  # kinds of jobs
 
 
@@ -160,6 +161,16 @@ class Workspace:
             elif path.suffix.lower() not in PAPERS:
                 n_others += 1
         return Listing(folders, sources, n_others)
+
+    def feature_sets(self) -> dict[str, Path]:
+        """Return label -> path of the .gmt and .bed files below the data folders, links resolved."""
+        found: dict[str, Path] = {}
+        for root in self.settings.folders:
+            for kind in SETS:
+                for path in sorted(root.rglob(kind) if root.is_dir() else []):
+                    if len(found) < MOST_SETS and path.is_file() and _is_inside(path, root.resolve()):
+                        found[f"{root.name}/{path.relative_to(root).as_posix()}"] = path
+        return found
 
     def path_of(self, key: str) -> Path:
         """Return the file or folder behind a key, without the part that the key may name.

@@ -238,26 +238,31 @@ class Cells:
 
     @functools.cached_property
     def topics_only(self) -> ad.AnnData:
-        """Cells with topics and no columns, as `mira.analysis` takes them."""
-        obs = pd.DataFrame(index=pd.RangeIndex(self.n).astype(str))
+        """Cells with topics, numbered, and without columns, as `mira.analysis` takes them."""
+        return self._with(pd.DataFrame(index=pd.RangeIndex(self.n).astype(str)))
+
+    @functools.cached_property
+    def named(self) -> ad.AnnData:
+        """The same with the cells' names."""
+        return self._with(pd.DataFrame(index=self.names))
+
+    def with_columns(self, columns: Mapping[str, pd.Series]) -> ad.AnnData:
+        """Return cells with topics and these columns."""
+        index = self.topics_only.obs_names
+        return self._with(pd.DataFrame({k: v.array for k, v in columns.items()}, index=index))
+
+    def _with(self, obs: pd.DataFrame) -> ad.AnnData:
         out = ad.AnnData(obs=obs, var=self.var)
         out.obsm[THETA] = self.theta
-        features = self._stored.array(FEATURES)
-        if features is not None:
-            out.obsm[FEATURES] = features
+        if self._coordinates is not None:
+            out.obsm[FEATURES] = self._coordinates
         for name, values in self.varm.items():
             out.varm[name] = values
         return out
 
-    def with_columns(self, columns: Mapping[str, pd.Series]) -> ad.AnnData:
-        """Return cells with topics and these columns."""
-        base = self.topics_only
-        obs = pd.DataFrame({k: v.array for k, v in columns.items()}, index=base.obs_names)
-        out = ad.AnnData(obs=obs, var=base.var)
-        for mine, theirs in ((out.obsm, base.obsm), (out.varm, base.varm)):
-            for name, values in theirs.items():
-                mine[name] = values
-        return out
+    @functools.cached_property
+    def _coordinates(self) -> np.ndarray | None:
+        return self._stored.array(FEATURES)
 
     def uns(self, name: str) -> Any:
         """Return an entry of uns; None if there is none."""
@@ -274,7 +279,7 @@ class Cells:
         return self._stored.path if isinstance(self._stored, InFile) else None
 
     def _two_axes(self) -> np.ndarray:
-        z = self._stored.array(FEATURES)
+        z = self._coordinates
         z = np.asarray(self.theta if z is None else z, float)
         z = np.column_stack([z - z.mean(0), np.zeros((len(z), 2))])
         # of the covariance, which is small however many cells there are

@@ -187,7 +187,8 @@ class _Writer:
         self.pieces: list[tuple[int, int, int, int]] = []
         self.starts: list[np.ndarray] = []
         self.kept: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-        self.files = None if folder is None else [open(folder / name, "wb") for name in ("rows.i32", "values.f32")]
+        files = ("rows.i32", "values.f32")
+        self.files = None if folder is None else [open(folder / name, "wb") for name in files]  # noqa: SIM115
         self.offset = 0
 
     def add(self, piece: sp.csc_array, row: int, column: int) -> None:
@@ -224,9 +225,8 @@ def _read(folder: Path) -> FeatureCounts:
     with np.load(folder / "index.npz", allow_pickle=False) as index:
         pieces, starts, depths, features = (index[k] for k in ("pieces", "starts", "depths", "features"))
     lengths = np.cumsum(pieces[:, 2] - pieces[:, 1] + 1)
-    rows, values = FileArray(folder / "rows.i32", np.dtype(np.int32)), FileArray(
-        folder / "values.f32", np.dtype(np.float32)
+    rows, values = (
+        FileArray(folder / "rows.i32", np.dtype(np.int32)),
+        FileArray(folder / "values.f32", np.dtype(np.float32)),
     )
     return FeatureCounts(pd.Index(features), depths, pieces, np.split(starts, lengths[:-1]), rows, values)
-
-

@@ -13,11 +13,16 @@ from typing import Any
 
 import anndata as ad
 import numpy as np
+import pandas as pd
+import scipy.sparse as sp
 
-from mira_core import jobs, topics
-from mira_core.errors import DataError, MiraError
+from mira_core import analysis, jobs, topics
+from mira_core.data.demo import DEMO
+from mira_core.data.sources import is_ondisk, open_backed, open_source
+from mira_core.errors import DataError
 from mira_core.estimators import one_feature
 from mira_core.estimators.fitted import FittedModel
+from mira_core.running.parts import open_cells
 
 from . import counts
 from .cells import Cells
@@ -53,6 +58,7 @@ class Values:
         self, cells: Cells, model: FittedModel | Path | None = None, layer: str | None = None,
         spec: Mapping[str, Any] | None = None, folder: Path | None = None,
     ) -> None:  # fmt: skip
+        self.path = model if isinstance(model, Path) else None
         self.cells, self._model, self.layer, self.spec, self.folder = cells, model, layer, spec, folder
         self._counts: counts.FeatureCounts | None = None
         self._normalisers: np.ndarray | None = None
@@ -76,6 +82,19 @@ class Values:
             if isinstance(self._model, Path):
                 self._model = topics.load_model(self._model)
             return self._model
+
+    @property
+    def corrected(self) -> bool:
+        """Whether there is a model with covariates; told without loading it if a job says so."""
+        if self.spec is not None and self._model is not None and "model" in self.spec:
+            return bool(self.spec["model"].get("categorical_covariates")) or self._loaded_has_technical()
+        return self._loaded_has_technical()
+
+    def _loaded_has_technical(self) -> bool:
+        model = self._model
+        if model is None or isinstance(model, Path) or model.network is None:
+            return False
+        return model.network.technical is not None
 
     def ways(self) -> list[str]:
         """Return how a feature can be shown: by its counts if there are any, by the model if there is one."""
@@ -147,6 +166,48 @@ class Values:
                 self._counts = held
             return self._counts
 
+    def rows(self, at: np.ndarray) -> sp.csr_matrix:
+        """Return the counts of some cells, in ascending order.
+
+        Raises
+        ------
+        DataError
+            If they cannot be read.
+        """
+        if self.spec is None:
+            assert self.cells.adata is not None
+            return sp.csr_matrix(matrix_of(self.cells.adata, self.layer)[at], dtype=np.float32)
+        data = self.spec["data"]
+        if self.spec.get("recipe") is not None or data.startswith(DEMO):
+            held = open_cells(self.spec)
+        elif is_ondisk(data):
+            return sp.csr_matrix(open_source(data).counts().rows(at))  # type: ignore[union-attr]
+        else:
+            held = open_backed(data)
+        assert isinstance(held, ad.AnnData)
+        if held.n_obs != self.cells.n:
+            raise DataError(f"the data have {held.n_obs:,} cells and the run {self.cells.n:,}; was the file changed?")
+        return sp.csr_matrix(matrix_of(held, self.layer)[at], dtype=np.float32)
+
+    def keep_enrichment(self, name: str, frame: pd.DataFrame) -> None:
+        """Keep a table of enrichment with the model, and with the cells if they are in memory."""
+        if self.cells.adata is not None:
+            analysis.keep_enrichment(self.cells.adata, name, frame)
+        with self._of_model:
+            model = self.model
+            if model is not None:
+                analysis.keep_enrichment(model, name, frame)
+                if self.path is not None:
+                    model.save(self.path)  # type: ignore[attr-defined]
+
+    def kept_enrichments(self) -> dict[str, pd.DataFrame]:
+        """Return the tables that were kept, by name."""
+        adata, model = self.cells.adata, self.model
+        return {
+            **(analysis.kept_enrichments(adata) if adata is not None else {}),
+            **(analysis.kept_enrichments(model) if model is not None else {}),
+        }
+
     def _imputed(self, feature: str, progress: Progress) -> np.ndarray:
         model = self.model
         assert model is not None
@@ -181,8 +242,26 @@ def _in_model(model: FittedModel, feature: str) -> int:
     return int(at[0])
 
 
+def matrix_of(adata: ad.AnnData, layer: str | None) -> Any:
+    """Return a matrix of counts.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    try:
+        matrix = adata.X if layer is None else adata.layers[layer]
+    except KeyError:
+        matrix = None
+    if matrix is None:
+        raise DataError("the data has no X" if layer is None else f"the data has no layer {layer!r}")
+    return matrix
+
+
 def _has_counts(adata: ad.AnnData, layer: str | None) -> bool:
     try:
-        return (adata.X if layer is None else adata.layers.get(layer)) is not None
-    except (KeyError, MiraError):
+        matrix_of(adata, layer)
+    except DataError:
         return False
+    return True

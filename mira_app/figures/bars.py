@@ -75,7 +75,11 @@ class Bars:
         self.root.title.text = title
         shown = unique(names)
         self.root.x_range.factors = shown
-        self.source.data = {"name": shown, "colour": list(colours), **{s: np.asarray(values[s], float) for s in self.series}}
+        self.source.data = {
+            "name": shown,
+            "colour": list(colours),
+            **{s: np.asarray(values[s], float) for s in self.series},
+        }
 
     def _tapped(self, event: Tap) -> None:
         if self.on_click is not None and event.x is not None and 0 <= event.x < len(self.root.x_range.factors):

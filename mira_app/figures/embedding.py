@@ -14,7 +14,14 @@ import numpy as np
 import pandas as pd
 from bokeh.events import RangesUpdate, Reset, SelectionGeometry
 from bokeh.models import (
-    BasicTicker, BoxSelectTool, ColorBar, ColumnDataSource, CustomJSHover, DataRange1d, HoverTool, LassoSelectTool,
+    BasicTicker,
+    BoxSelectTool,
+    ColorBar,
+    ColumnDataSource,
+    CustomJSHover,
+    DataRange1d,
+    HoverTool,
+    LassoSelectTool,
     LinearColorMapper,
 )  # fmt: skip
 from bokeh.palettes import all_palettes
@@ -102,9 +109,7 @@ class Embedding:
         self.paint = Paint("", numbers=np.full(self.n, np.nan, np.float32))
         self.meant: np.ndarray | None = None
         self.source = ColumnDataSource({"x": [], "y": [], "name": [], "value": [], "colour": []})
-        self.picture = ColumnDataSource(
-            {"image": [], "cells": [], "value": [], "x": [], "y": [], "dw": [], "dh": []}
-        )
+        self.picture = ColumnDataSource({"image": [], "cells": [], "value": [], "x": [], "y": [], "dw": [], "dh": []})
         whole = self.raster.whole
         frame = ColumnDataSource({"x": [whole.x0, whole.x1], "y": [whole.y0, whole.y1]})
         self.root = figure(
@@ -125,13 +130,9 @@ class Embedding:
         )  # fmt: skip
         for renderer in (self._dots, self._image, corners):
             renderer.nonselection_glyph = None  # what is selected is shown by colours, of points and image alike
-        self.root.add_tools(
-            LassoSelectTool(renderers=[corners], continuous=False), BoxSelectTool(renderers=[corners])
-        )
+        self.root.add_tools(LassoSelectTool(renderers=[corners], continuous=False), BoxSelectTool(renderers=[corners]))
         # what is told on hover is text of the data
-        self.root.add_tools(
-            HoverTool(renderers=[self._dots], tooltips=[("cell", "@name"), ("value", "@value")])
-        )
+        self.root.add_tools(HoverTool(renderers=[self._dots], tooltips=[("cell", "@name"), ("value", "@value")]))
         self._told = CustomJSHover(args={"levels": []}, code=_VALUE)
         if self.as_image:
             self.root.add_tools(

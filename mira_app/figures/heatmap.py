@@ -59,7 +59,9 @@ class Heatmap:
             "column", "row", width=0.97, height=0.94, source=self.source, line_color=None,
             fill_color={"field": "value", "transform": self._mapper},
         )  # fmt: skip
-        self.root.add_tools(HoverTool(renderers=[rects], tooltips=[("", "@row"), ("", "@column"), (what, "@value{0.000}")]))
+        self.root.add_tools(
+            HoverTool(renderers=[rects], tooltips=[("", "@row"), ("", "@column"), (what, "@value{0.000}")])
+        )
         self.root.add_layout(
             ColorBar(color_mapper=self._mapper, ticker=BasicTicker(desired_num_ticks=4), width=10, label_standoff=6,
                      background_fill_alpha=0), "right",

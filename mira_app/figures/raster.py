@@ -92,9 +92,7 @@ class Raster:
         shown = self.xy if self.finite is None else self.xy[:, finite]
         low, high = (shown.min(1), shown.max(1)) if shown.size else (np.zeros(2), np.ones(2))
         pad = np.maximum(0.02 * (high - low), 1e-6)
-        self.whole = Window(
-            *(float(v) for v in (low[0] - pad[0], high[0] + pad[0], low[1] - pad[1], high[1] + pad[1]))
-        )
+        self.whole = Window(*(float(v) for v in (low[0] - pad[0], high[0] + pad[0], low[1] - pad[1], high[1] + pad[1])))
         self._placed: tuple[Window, np.ndarray | None, np.ndarray, tuple[int, int], np.ndarray] | None = None
 
     def within(self, window: Window) -> np.ndarray:
@@ -173,7 +171,7 @@ class Raster:
 
 
 def most(pixel: np.ndarray, code: np.ndarray, n_levels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return pixels with cells, the category of most cells of each (the first of those that are equal), and how many."""
+    """Return pixels with cells, the category of most cells of each (of equal ones the first), and how many."""
     key, n = np.unique(pixel.astype(np.int64) * n_levels + code, return_counts=True)
     if not len(key):
         return np.array([], int), np.array([], int), np.array([], int)

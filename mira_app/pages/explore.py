@@ -21,6 +21,7 @@ from ..session import Session
 from ..widgets.explorer import TopicExplorer
 from ..workspace import WITH_TOPICS, Workspace
 from . import parts
+from .exports import ExportsCard
 
 COMING = ("waiting", "running")  # states of a job that has yet to end
 # What of the widget is in the URL, and how it is called there.
@@ -145,7 +146,9 @@ class ExplorePage:
         asked["colour"] = asked["colour"] or "main topic"
         self.explorer = explorer = TopicExplorer(
             values=values,
-            others=(lambda: self._others(key), lambda other: self._cells_of(other)),
+            others=(lambda: self._others(key), self._cells_of),
+            files=self.workspace.feature_sets,
+            more={"exports": ("Exports", lambda _: ExportsCard(self.workspace, key))},
             **{name: str(value) for name, value in asked.items()},
         )
         explorer.param.watch(self._told, list(IN_URL))

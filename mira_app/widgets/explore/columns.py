@@ -67,7 +67,7 @@ class ByColumn:
                 if len(frame) > MOST
                 else ""
             )
-            self.figure.root.title.text = f"Mean share of topics by {name}"
+            self.figure.root.title.text = f"Mean share by {name}"
             labels = [f"{i} ({n:,})" for i, n in zip(frame.index, frame["cells"], strict=True)]
             self.figure.update(shown.set_axis(labels).iloc[:MOST])
             self.place.show()

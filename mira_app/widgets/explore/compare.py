@@ -88,8 +88,8 @@ class CompareCard:
             second = self.fetch(key)
             if second.n != first.n or not np.array_equal(second.names, first.names):
                 raise DataError(
-                    f"these are other cells: {first.n:,} here, {second.n:,} there, or other names. Compare models of the "
-                    "same cells, in the same order"
+                    f"these are other cells: {first.n:,} here, {second.n:,} there, or other names. Compare models of "
+                    "the same cells, in the same order"
                 )
             return second, analysis.match_topics(first.topics_only, second.topics_only)
 
@@ -109,7 +109,7 @@ class CompareCard:
             boxes.append(pn.Column(pane, legend, sizing_mode="stretch_width", margin=0))
         html = matched_html(self.frame, 0, 1, ("this model", "the other model"))
         self.body.objects = [
-            parts.note("Topics that match have the same colour in both; those without a match are gray in the other."),
+            parts.note("Topics that match have the same colour in both; those without are gray in the other."),
             pn.Column(*boxes, stylesheets=[HALVES], sizing_mode="stretch_width", margin=0),
             parts.markup("table", html, margin=(4, 10)),
         ]

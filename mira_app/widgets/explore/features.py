@@ -28,7 +28,7 @@ MOST = 30  # completions that are offered
 class FeatureInput(pmui.AutocompleteInput):
     """A field that completes names of features, which stay on the server: there may be hundreds of thousands."""
 
-    _rename = {"names": None}
+    _rename = {"names": None}  # noqa: RUF012
     names = param.Parameter(default=None, doc="All names, an array of texts.")
 
     def __init__(self, **params: Any) -> None:
@@ -93,7 +93,9 @@ class FeatureCard:
         self.place = Place(self.figure.root)
         self._topics: list[str] = []
         self.view = pn.Column(
-            pn.FlexBox(self.search, *self.buttons, csv("topics-of-feature.csv", lambda: self.frame), align_items="start"),
+            pn.FlexBox(
+                self.search, *self.buttons, csv("topics-of-feature.csv", lambda: self.frame), align_items="start"
+            ),
             self.message, self.place.view, sizing_mode="stretch_width", margin=0,
         )  # fmt: skip
         self.search.param.watch(self._typed, "value")

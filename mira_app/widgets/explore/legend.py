@@ -28,7 +28,7 @@ class Key(JSComponent):
       const draw = () => {
         box.replaceChildren(...model.entries.map(([name, colour, many]) => {
           const button = document.createElement('button')
-          const dot = document.createElement('i'), text = document.createElement('span'), n = document.createElement('small')
+          const [dot, text, n] = ['i', 'span', 'small'].map((tag) => document.createElement(tag))
           dot.style.background = colour
           text.textContent = name
           n.textContent = many
@@ -47,7 +47,7 @@ class Key(JSComponent):
       draw()
     }
     """
-    _stylesheets = [
+    _stylesheets = [  # noqa: RUF012
         f"""
         div {{ display: flex; flex-wrap: wrap; gap: 1px 4px; max-height: 172px; overflow-y: auto; }}
         button {{ font: inherit; font-size: 12px; color: var(--panel-on-background-color, #222); background: none;

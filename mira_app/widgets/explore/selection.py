@@ -140,8 +140,8 @@ class SelectionCard:
             self.tables[0].objects = [
                 parts.table("Differential topics", shown_test(frame)),
                 parts.note(
-                    f"{parts.escape(frame.attrs.get('test', ''))} of centred log-ratios; q: Benjamini-Hochberg. Cells of "
-                    "one sample are no independent replicates: the p-values describe these cells, no population."
+                    f"{parts.escape(frame.attrs.get('test', ''))} of centred log-ratios; q: Benjamini-Hochberg. Cells "
+                    "of one sample are no independent replicates: the p-values describe these cells, no population."
                 ),
             ]
             self.results.visible = True

@@ -13,6 +13,7 @@ from ...pages import parts
 from ...styles import SHEET
 from .working import csv
 
+LEAST = 480  # pixels; a narrower screen scrolls
 HELP = {
     "mean share": "Mean share of a cell that the topic makes up",
     "largest in": "Share of the cells in which no topic is larger",
@@ -42,7 +43,7 @@ class TopicTable:
         self.frame: pd.DataFrame | None = None
         heading = parts.markup("table", "<h2>Topics</h2>", sizing_mode=None, margin=(0, 10))
         self.said = parts.markup("note", margin=(0, 12, 4, 12), visible=False)
-        self.body = pn.Column(sizing_mode="stretch_width", margin=0)
+        self.body = pn.Column(sizing_mode="stretch_width", margin=0, styles={"overflow-x": "auto"})
         self.view = pn.Column(
             pn.FlexBox(heading, csv("topics.csv", lambda: self.frame), align_items="center", margin=0),
             self.said, self.body, sizing_mode="stretch_width", margin=0,
@@ -64,7 +65,7 @@ class TopicTable:
             shown = shown.drop(columns="to note")
         self.table = pn.widgets.Tabulator(
             shown, disabled=True, show_index=False, layout="fit_columns", theme="simple", stylesheets=[SHEET],
-            sizing_mode="stretch_width", margin=(2, 10), max_height=620, titles=titles,
+            sizing_mode="stretch_width", min_width=LEAST, margin=(2, 10), max_height=620, titles=titles,
             formatters={"": {"type": "color"}, "top features": {"type": "textarea"}, "to note": {"type": "textarea"}},
             widths={k: v for k, v in widths.items() if k in shown}, selectable=False,
             text_align={"mean share": "right", "largest in": "right"},
