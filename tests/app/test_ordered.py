@@ -77,6 +77,8 @@ async def contents(port: int) -> list[Any]:
     socket = await websocket_connect(
         f"ws://localhost:{port}/ws", subprotocols=["bokeh", token(port)], max_message_size=2**30
     )
+    for _ in range(3):  # the server's greeting, before which it hears nothing
+        await socket.read_message()
     for part in (*message("PULL-DOC-REQ", "{}"), *message("PATCH-DOC", EVENTS)):
         await socket.write_message(part)
     await asyncio.sleep(3)
