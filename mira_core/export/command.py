@@ -22,17 +22,22 @@ def add_command(commands: Any) -> None:
     p.add_argument("-o", "--out", required=True, type=Path, metavar="FOLDER", help="new folder for the exports")
     p.add_argument("--what", nargs="+", choices=WHAT, default=list(WHAT), metavar="WHAT",
                    help=f"some of {', '.join(WHAT)}; by default all")  # fmt: skip
+    p.add_argument("--column", default=None, metavar="NAME",
+                   help="column of obs by which topics are shown; by default one of types of cells")  # fmt: skip
     p.add_argument("--format", choices=FORMATS, default="h5ad", help="of the cells; by default h5ad")
     p.set_defaults(run=_export)
 
 
 def _export(arguments: argparse.Namespace) -> int:
     from .everything import INDEX, export_all
+    from .run import FinishedRun
 
     def told(name: str, done: float) -> None:
         if name and sys.stderr.isatty():
             print(f"{done:4.0%} {name}", file=sys.stderr)
 
-    folder = export_all(arguments.folder, arguments.out, arguments.what, form=arguments.format, told=told)
+    folder = export_all(
+        FinishedRun(arguments.folder, arguments.column), arguments.out, arguments.what, form=arguments.format, told=told
+    )
     print((folder / INDEX).read_text(encoding="utf-8"), end="")
     return 0

@@ -6,6 +6,7 @@ import json
 import secrets
 import shutil
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ import numpy as np
 from .. import environment
 from ..data import formats, sources
 from ..data.counts import CountMatrix
-from ..data.demo import DEMO
 from ..errors import DataError, OptionError
 from ..running import parts
 from .run import FinishedRun
@@ -39,7 +39,7 @@ def export_data(run: FinishedRun, path: Path) -> None:
         Whose.
     path
         ``.h5ad`` or ``.zarr``; written beside and renamed, must not exist. An .h5ad file that no recipe changed is
-        copied on the disk, with its counts never in memory.
+        copied on the disk; of its counts those of the modelled features are in memory once, for their digest.
 
     Raises
     ------
@@ -59,8 +59,7 @@ def export_data(run: FinishedRun, path: Path) -> None:
         elif isinstance(data, sources.OnDiskDataset):
             _write_from_disk(run, data, cells, beside)
         else:
-            whole = data.to_memory() if data.isbacked else run.open_cells()
-            _write(_joined(whole, cells), beside)
+            _write(_joined(data if run.is_prepared else run.open_cells(), cells), beside)
         beside.rename(path)
     finally:
         if beside.is_dir():
@@ -106,10 +105,9 @@ def provenance(run: FinishedRun, digest: str) -> dict[str, Any]:
 
 def _can_be_copied(run: FinishedRun) -> Path | None:
     """Return the file whose groups can be copied as they are, None if there is none."""
-    data = str(run.spec["data"])
-    if data.startswith(DEMO) or run.recipe.steps:
+    if run.is_prepared:
         return None
-    path, part = formats.split_part(data)
+    path, part = formats.split_part(run.spec["data"])
     if path.suffix != ".h5ad" or part is not None or not path.is_file():
         return None
     with h5py.File(path) as f:
@@ -142,7 +140,9 @@ def _joined(data: ad.AnnData, cells: ad.AnnData) -> ad.AnnData:
 def _write(data: ad.AnnData, path: Path) -> None:
     try:
         if path.suffix == ".zarr":
-            data.write_zarr(path)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Writing zarr v2 data")  # which older programs read, too
+                data.write_zarr(path)
         else:
             data.write_h5ad(path, compression="gzip", compression_opts=1)
     except OSError:  # the disk is full

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .. import environment, jobs
+from ..analysis.description import obs_column
 from ..data import sources
 from ..data.demo import DEMO
 from ..data.recipe import Recipe
@@ -34,6 +35,8 @@ class FinishedRun:
     ----------
     folder
         Of the job.
+    column
+        Of ``obs``, by whose categories topics are shown; None: one that is likely to name types of cells, if any is.
 
     Attributes
     ----------
@@ -46,8 +49,8 @@ class FinishedRun:
         If it is no fit or prediction, or has left no topics yet.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, column: str | None = None) -> None:
+        self.folder, self._column = Path(folder), column
         self.spec = jobs.read_spec(self.folder)
         self.status = jobs.read_status(self.folder)
         if self.spec["kind"] not in KINDS:
@@ -124,8 +127,16 @@ class FinishedRun:
 
     @functools.cached_property
     def column(self) -> str | None:
-        """The column of ``obs`` that is likeliest to name types of cells, None if none is."""
-        return _types_of_cells(self.cells.obs)
+        """The column of ``obs`` by whose categories topics are shown, None if there is none.
+
+        Raises
+        ------
+        DataError
+            If one was asked for that the cells have not.
+        """
+        if self._column is not None:
+            obs_column(self.cells, self._column)
+        return self._column or _types_of_cells(self.cells.obs)
 
     # --- how it came about ----------------------------------------------------------------------
 
@@ -164,9 +175,14 @@ class FinishedRun:
 
     def open_cells_lightly(self) -> ad.AnnData | sources.OnDiskDataset:
         """Open them with counts left on the disk, where there is no recipe and the format allows it."""
-        if self.recipe.steps or str(self.spec["data"]).startswith(DEMO):
+        if self.is_prepared:
             return self.open_cells()
         return self._opened(lambda: open_lightly(self.spec["data"]))
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the cells are made in memory when they are opened: by a recipe, or as a demonstration."""
+        return bool(self.recipe.steps) or str(self.spec["data"]).startswith(DEMO)
 
     def _opened(self, open_: Callable[[], ad.AnnData | sources.OnDiskDataset]) -> ad.AnnData | sources.OnDiskDataset:
         try:

@@ -98,45 +98,46 @@ def bundles(runs, tmp_path_factory) -> dict[str, Path]:
     return out
 
 
+def altered(bundle: Path, folder: Path) -> Path:
+    """Another seed than the run's, which says that it had other versions and threads."""
+    shutil.copytree(bundle, folder)
+    (folder / "repeat.py").write_text((folder / "repeat.py").read_text().replace("seed=4,", "seed=5,"))
+    told = json.loads((folder / "expected.json").read_text())
+    told["computed_with"]["versions"]["torch"] = "1.0"
+    told["computed_with"]["threads"]["torch"] = 64
+    (folder / "expected.json").write_text(json.dumps(told))
+    return folder
+
+
 def test_scripts_repeat_runs_of_every_kind_in_a_process_that_knows_nothing_of_them(runs, bundles, tmp_path):
+    other = altered(bundles["codal"], tmp_path / "altered")
     home = runs["demo"].parents[1]
     home.rename(away := home.with_name("away"))
     try:
         done = subprocess.run(
-            [sys.executable, "-I", "-c", RUN_ALL, *(str(b / "repeat.py") for b in bundles.values())],
+            [sys.executable, "-I", "-c", RUN_ALL, *(str(b / "repeat.py") for b in (*bundles.values(), other))],
             cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False,
         )  # fmt: skip
     finally:
         away.rename(home)
     assert done.returncode == 0, done.stderr
     told = {name: (code, text) for name, code, text in map(json.loads, done.stdout.splitlines())}
+    code, text = told.pop("altered")
+    assert code == 1
+    assert text.startswith("the topics are NOT the same bits as those of the run")
+    assert f"torch was 1.0 and is {torch.__version__}" in text
+    assert "threads of torch: 64 then, 1 now" in text
+    assert "mean shares of the topics differ by up to 0." in text
     assert len(told) == len(bundles) == 8
     for name, (code, text) in told.items():
         assert code == 0, (name, text)
         assert text.startswith("the same topics, bit for bit"), (name, text)
 
 
-def test_a_script_run_by_itself_says_so_and_says_what_differs_where_it_does_not(bundles, tmp_path):
-    folder = tmp_path / "alone"
-    shutil.copytree(bundles["codal"], folder)
-
-    def run() -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-I", str(folder / "repeat.py")]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
-
-    done = run()
+def test_a_script_run_by_itself_says_so(bundles, tmp_path):
+    command = [sys.executable, "-I", str(bundles["codal"] / "repeat.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stdout) == (0, "the same topics, bit for bit (300 cells, 3 topics)\n"), done.stderr
-    (folder / "repeat.py").write_text((folder / "repeat.py").read_text().replace("seed=4,", "seed=5,"))
-    told = json.loads((folder / "expected.json").read_text())
-    told["computed_with"]["versions"]["torch"] = "1.0"
-    told["computed_with"]["threads"]["torch"] = 64
-    (folder / "expected.json").write_text(json.dumps(told))
-    done = run()
-    assert done.returncode == 1
-    assert "NOT the same bits" in done.stdout
-    assert f"torch was 1.0 and is {torch.__version__}" in done.stdout
-    assert "threads of torch: 64 then, 1 now" in done.stdout
-    assert "mean shares of the topics differ by up to 0." in done.stdout
 
 
 def test_the_data_of_a_script_are_what_the_training_reads_and_no_more(runs, bundles):
