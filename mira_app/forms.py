@@ -248,9 +248,10 @@ class ModelForm(Alone):
 
     def load(self, given: Mapping[str, Any]) -> None:
         """Show these options and no others."""
-        for name, field in self.fields.items():
-            field.set(given.get(name, NOT_GIVEN))
-        self.read()
+        with self.changing():
+            for name, field in self.fields.items():
+                field.set(given.get(name, NOT_GIVEN))
+            self.read()
 
     def words(self) -> str:
         """Return the options, where each comes from, and what is wrong."""

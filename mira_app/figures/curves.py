@@ -260,7 +260,7 @@ class TrainingCurves:
             for renderer in self._held_out:
                 renderer.visible = held_out
         self.boxes["dependence"].visible = bool(np.any(series.steps["dependence_weight"] > 0))
-        self.root.visible = len(series.steps) > 0
+        self.root.visible = len(series.steps) > 0 or len(series.epochs) > 0
 
     def _replace(self) -> None:
         self.source.data = self._steps(self.series.chosen(MAX_POINTS, self._window))

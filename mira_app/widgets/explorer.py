@@ -23,6 +23,7 @@ from ..exploring.colouring import MAIN, SELECTION
 from ..exploring.values import HOW, Values
 from ..figures.embedding import MANY, Embedding
 from ..figures.raster import Paint
+from ..figures.still import draw_cells
 from ..pages import parts
 from ..styles import WIDE_AND_NARROW
 from .explore.batches import BatchCard
@@ -35,6 +36,7 @@ from .explore.modalities import ModalitiesCard
 from .explore.selection import SelectionCard
 from .explore.topics import TopicTable
 from .explore.working import Working
+from .notebook import Alone
 
 AT_ONCE = 2_000_000  # cells of which colours are found within this session's turn, a tenth of a second for half of it
 MENU = {"& .MuiTab-root": {"textTransform": "none", "minHeight": "40px", "padding": "6px 12px"}}
@@ -44,7 +46,7 @@ Others = tuple[Callable[[], dict[str, str]], Callable[[str], Cells]]
 Parts = dict[str, tuple[str, Callable[[Any], Any]]]
 
 
-class TopicExplorer(pn.viewable.Viewer):
+class TopicExplorer(Alone):
     """Topics on cells: a map of the cells, the topics, and what more can be asked of them.
 
     Parameters
@@ -84,7 +86,7 @@ class TopicExplorer(pn.viewable.Viewer):
     Examples
     --------
     >>> explorer = TopicExplorer(model, adata)
-    >>> explorer  # in a cell of a notebook, after ``panel.extension("tabulator")``
+    >>> explorer  # in a cell of a notebook
     >>> adata[explorer.selected]
     """
 
@@ -131,6 +133,15 @@ class TopicExplorer(pn.viewable.Viewer):
     def __panel__(self) -> pn.viewable.Viewable:
         """Return what is shown."""
         return self._view
+
+    def pictures(self) -> list[Any]:
+        """Return the cells in their colours, drawn with matplotlib."""
+        return [draw_cells(self.cells.xy, self._paint)] if self._paint is not None else []
+
+    def words(self) -> str:
+        """Return the table of topics."""
+        told = analysis.describe_topics(self.cells.topics_only)
+        return parts.table_html("Topics", told[["topic", "mean_share", "largest_in", "top_features"]])
 
     def close(self) -> None:
         """Take no interest any more in what is being computed."""

@@ -20,14 +20,16 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import panel as pn
-from panel.io.notebook import push_on_root
+from bokeh.models import UIElement
+from panel.io.notebook import patch_inline_stylesheets, push
+from panel.io.state import state
 from pyviz_comms import JupyterComm
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOAD = "application/vnd.holoviews_load.v0+json"  # what JupyterLab's extension for Panel runs
-WIDGET = "application/vnd.jupyter.widget-view+json"
+SOON = 300  # milliseconds between two looks at whether a figure has changed
 WAIT = 10  # seconds that a widget waits for the bundle
 
 # Each widget carries this in place of the bundle. In a notebook that was opened again, its cells may be drawn in any
@@ -50,6 +52,8 @@ if (!document.getElementById("mira-icons")) {
 ICONS = """.material-icons { font: normal 24px/1 "Material Icons"; display: inline-block; letter-spacing: normal;
   text-transform: none; white-space: nowrap; direction: ltr; font-feature-settings: "liga"; }"""
 
+# All is in the bundle; by this name it is known to be one of Material's.
+IMPORTS = {"imports": {"@mui/material/": "https://esm.sh/@mui/material/"}}
 # The picture goes once the widget is drawn.
 STILL = """.mira-widget:has([data-root-id] > *) > .mira-still { display: none; }
   .mira-still img { max-width: 100%; height: auto; } .mira-still table { border-collapse: collapse; font-size: 12.5px; }
@@ -61,6 +65,8 @@ _light: ContextVar[bool] = ContextVar("light", default=False)
 
 class Alone(pn.viewable.Viewer):
     """A widget that can be shown by itself: in a cell of a notebook, in any page of Panel, or as a picture."""
+
+    _sends: Any = None
 
     def __panel__(self) -> pn.viewable.Viewable:
         """Return what is shown."""
@@ -75,9 +81,43 @@ class Alone(pn.viewable.Viewer):
         return ""
 
     def push(self) -> None:
-        """Send what has changed in figures to the notebooks that show them; pages hear of it by themselves."""
+        """Send what has changed to the notebooks that show it; pages hear of it by themselves.
+
+        Where no browser listens yet it waits. What Panel sends by itself it tries to send for ever.
+        """
         for ref in list(self.__panel__()._models):
-            push_on_root(ref)
+            _, _, doc, comm = state._views.get(ref, (None, None, None, None))
+            if comm is not None and comm._comm is not None:
+                push(doc, comm)
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Change what is shown within; all of it is sent at once."""
+        before, state._hold = state._hold, True
+        try:
+            yield
+        finally:
+            state._hold = before
+        self.push()
+
+    def _follow_up(self) -> None:
+        """Send what has changed in figures since, whoever changed it, as long as a notebook shows it."""
+        if self._sends is None:
+            self._sends = pn.state.add_periodic_callback(self.push, SOON)
+
+    def ipywidget(self) -> Any:
+        """Return it as a widget of ipywidgets, for VS Code and whatever else knows these; needs jupyter_bokeh.
+
+        Notebooks in VS Code show it so by themselves.
+        """
+        with _as_light():
+            widget = pn.ipywidget(self.__panel__())
+        document = widget._document
+        document.remove_on_change(widget)
+        for element in widget._model.select({"type": UIElement}):
+            patch_inline_stylesheets(element)  # which would come from the network
+        widget.update_from_model(widget._model)
+        return widget
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
         pictures = [_png(p) for p in self.pictures()]
@@ -87,10 +127,12 @@ class Alone(pn.viewable.Viewer):
         if not in_kernel():
             return still, {}
         load()
+        if pn.config.comms in ("vscode", "ipywidgets"):
+            live = self.ipywidget()._repr_mimebundle_(include=include, exclude=exclude)
+            return {**live, **still}, {}  # who can draw a widget looks at nothing else
         with _as_light():
             live, about = self.__panel__()._repr_mimebundle_(include, exclude)
-        if WIDGET in live:  # who can draw one looks at nothing else
-            return {**live, **still}, about
+        self._follow_up()
         both = f'<div class="mira-widget">{live["text/html"]}{still["text/html"]}</div>'
         return {**live, **still, "text/html": both}, about
 
@@ -143,7 +185,7 @@ def _lighten() -> None:
         with _as_light():
             model = make(self, doc, root, parent, comm)
         if model.bundle is not None:
-            model.update(css_bundle=ICONS)
+            model.update(css_bundle=ICONS, importmap=IMPORTS)
         return model
 
     def _render_esm(cls: Any, compiled: Any = True, server: bool = False) -> Any:

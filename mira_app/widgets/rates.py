@@ -206,13 +206,13 @@ class LearningRateTest(Alone):
         """Begin a test, in a thread."""
         if self._test is not None:
             return self
-        self._rates.clear(begun=True)
-        self._follow()
         self._test = _Test(self.model, self.data, self._asked)
-        self._rates.runs(self._test.series, 0, 0)
+        with self.changing():
+            self._rates.clear(begun=True)
+            self._follow()
+            self._rates.runs(self._test.series, 0, 0)
         if self._every:
             self._timer = pn.state.add_periodic_callback(self.refresh, round(1000 * self._every))
-        self.push()
         return self
 
     def stop(self) -> None:
@@ -232,18 +232,18 @@ class LearningRateTest(Alone):
         test = self._test
         if test is None:
             return
-        if test.done.is_set():
+        with self.changing():
+            if not test.done.is_set():
+                self._rates.runs(test.series, len(test.series.rates), self._asked.num_steps)
+                return
             self._test = None
-            if self._timer is not None:
-                self._timer.stop()
             if test.problem:
                 self._rates.failed(*test.problem)
             else:
                 self._rates.ended(test.told())
             self._follow()
-        else:
-            self._rates.runs(test.series, len(test.series.rates), self._asked.num_steps)
-        self.push()
+        if self._timer is not None:
+            self._timer.stop()
 
     def apply(self) -> tuple[float, float]:
         """Set the model's learning rates to the bounds, keep the curve with it, and return them.
@@ -264,7 +264,8 @@ class LearningRateTest(Alone):
         self.model.set_learning_rates(low, high)
         if self._rates.curve is not None:
             self.model.learning_rate_curve = LearningRateCurve.from_dict(self._rates.curve)
-        self._rates.line.object = f"<b>{low:.2g}</b> to <b>{high:.2g}</b> · set on the model"
+        with self.changing():
+            self._rates.line.object = f"<b>{low:.2g}</b> to <b>{high:.2g}</b> · set on the model"
 
     def _follow(self) -> None:
         """Take over where the handles stand."""
@@ -282,9 +283,9 @@ class LearningRateTest(Alone):
             raise OptionError(
                 f"bounds must be two learning rates, the lower one first, once a test has told some; got {asked}"
             )
-        self._rates.place(*asked)
-        self._follow()
-        self.push()
+        with self.changing():
+            self._rates.place(*asked)
+            self._follow()
 
     def pictures(self) -> list[Figure]:
         """Return loss against learning rate, drawn with matplotlib."""

@@ -90,10 +90,12 @@ class StudyView(Alone):
         self.reading = reading
         counts = ", ".join(f"{n:,} {state.lower()}" for state, n in reading.counts.items())
         best = "" if reading.best is None else f" · best: trial {reading.best}"
-        self._line.object = f"<b>{parts.escape(reading.name)}: {reading.state}</b> · {counts or 'no trial yet'}{best}"
-        self._trials.update(reading)
-        self._tell()
-        self.push()
+        with self.changing():
+            self._line.object = (
+                f"<b>{parts.escape(reading.name)}: {reading.state}</b> · {counts or 'no trial yet'}{best}"
+            )
+            self._trials.update(reading)
+            self._tell()
 
     def _weigh(self, _: Reading) -> ImportanceInfo:
         return importance_info(trials_of(self.study))
@@ -107,10 +109,10 @@ class StudyView(Alone):
         if any(n not in drawn for n in self.selected):
             self.selected = [n for n in self.selected if n in drawn]
             return
-        if self._trials.figures.selected != self.selected:
-            self._trials.select(self.selected)
-        self._tell()
-        self.push()
+        with self.changing():
+            if self._trials.figures.selected != self.selected:
+                self._trials.select(self.selected)
+            self._tell()
 
     def _tell(self) -> None:
         one = self.selected[0] if len(self.selected) == 1 else None

@@ -256,24 +256,30 @@ class TrainingMonitor(Alone):
         """Draw what is new; zoom and pins stay."""
         if not self._run.read():
             return
-        status = self.run.update(self._run.series, self._run.status, self._run.stopping)
-        if len(self._run.series.steps):
-            self.run.curves.complete()
-        self._stop.visible = status.state in ("waiting", "running") and self._run.can_stop and not self._run.stopping
-        if status.state != self._told:
-            self._told = status.state
-            error = status.error or ({"message": IN_WORDS["died"] + "."} if status.state == "died" else {})
-            told = [parts.problem(error.get("message", ""), error.get("traceback", ""))] if error else []
-            self._message.objects = told
+        with self.changing():
+            status = self.run.update(self._run.series, self._run.status, self._run.stopping)
+            if len(self._run.series.steps):
+                self.run.curves.complete()
+            self._stop.visible = (
+                status.state in ("waiting", "running") and self._run.can_stop and not self._run.stopping
+            )
+            if status.state != self._told:
+                self._explain(status)
         if not (self.live or self._run.growing) and self._timer is not None:
             self._timer.stop()
-        self.push()
+
+    def _explain(self, status: jobs.Status) -> None:
+        self._told = status.state
+        error = status.error or ({"message": IN_WORDS["died"] + "."} if status.state == "died" else {})
+        told = [parts.problem(error.get("message", ""), error.get("traceback", ""))] if error else []
+        self._message.objects = told
 
     def stop(self) -> None:
         """End the training at its next step; what it has learned is kept."""
         self._run.stop()
-        self._stop.visible = False
-        self.run.tell(True)
+        with self.changing():
+            self._stop.visible = False
+            self.run.tell(True)
 
     def wait(self, timeout: float | None = None) -> TrainingMonitor:
         """Wait until the run has ended, and show meanwhile what comes.
