@@ -31,6 +31,9 @@ def differential_topics(
     approximation, corrected for ties and continuity), since log-ratios have long tails that a t-test would follow,
     and since its statistic is the AUC: how often a selected cell has more of the topic than another.
 
+    What remains of it is real, and with many cells significant: where one topic gains much, the log-ratios of all
+    others fall by 1/K of that. Go by `log_ratio` and `auc`; p-values only say what is not chance.
+
     Cells of one sample are no independent replicates: they share the donor and the preparation, and with thousands of
     them the least difference between two samples has a p-value of next to 0. Read these p-values as a description of
     these very cells; where you mean to speak of donors or conditions, name the column with the `sample`.

@@ -78,8 +78,9 @@ def correlate_topics(rna: ad.AnnData, atac: ad.AnnData, *, method: str = "log-ra
         Cells with topics; matched by their names.
     method
         ``"log-ratio"``: of the centred log-ratios of the shares, those below 0.001 counted as this. Shares sum to
-        one, so that of plain ones a topic that rises forces the others down, and a few cells that are all of one
-        topic decide; logarithms see the small shares as well, which tell gradients.
+        one, so that of plain ones a topic that rises forces the others down, and the cells that are nearly all of one
+        topic decide; logarithms see the small shares as well, which tell gradients. Where two noisy views of known
+        compositions are compared, pairs stand out further from the rest than by plain shares.
         ``"shares"``: of the shares themselves, which sees which cells the topics fill, and no more.
 
     Returns
