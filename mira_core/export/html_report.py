@@ -127,7 +127,7 @@ def _facts(run: FinishedRun) -> list[tuple[str, str]]:
         last = run.history[-1]
         facts.append(("loss, nats per cell", f"{last.distortion + last.rate:.1f}"))
         if last.held_out_loss is not None and math.isfinite(last.held_out_loss):
-            facts.append(("loss of held-out cells", f"{last.held_out_loss:.1f}"))
+            facts.append(("held-out loss", f"{last.held_out_loss:.1f}"))
     return facts
 
 

@@ -35,7 +35,7 @@ class CellsInfo(NamedTuple):
 
 def cells_info(xy: np.ndarray) -> CellsInfo:
     """Decide how cells are drawn."""
-    size = float(np.clip(90_000 / max(1, len(xy)), 1.0, 30.0))
+    size = float(np.clip(40_000 / max(1, len(xy)), 1.0, 16.0))
     return CellsInfo(np.asarray(xy, float), np.random.default_rng(0).permutation(len(xy)), size)
 
 
@@ -91,6 +91,7 @@ def plot_shares(theta: np.ndarray, info: CellsInfo, *, panel: float = 2.2) -> Fi
     columns = min(K, max(3, math.ceil(math.sqrt(K))))
     rows = math.ceil(K / columns)
     figure = Figure(figsize=(panel * columns, (panel + 0.25) * rows), layout="constrained")
+    info = info._replace(size=max(0.5, info.size * (panel / 5) ** 2))  # of a dot, as the panel is smaller
     for k in range(K):
         ax = figure.add_subplot(rows, columns, k + 1)
         top = plot_share(theta[:, k], info, ax=ax)
