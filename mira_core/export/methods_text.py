@@ -132,7 +132,9 @@ def _recipe(recipe: Recipe) -> str:
 def _covariates(model: Any) -> str:
     of = {name: getattr(model, name) or [] for name in opt.COVARIATE_OPTIONS}
     names = [f'"{key}"' for keys in of.values() for key in keys]
-    return f"Technical effects of {_and(names)} were modelled apart from the topics, with a penalty on their dependence."
+    return (
+        f"Technical effects of {_and(names)} were modelled apart from the topics, with a penalty on their dependence."
+    )
 
 
 def _options(options: Any) -> str:
