@@ -20,10 +20,13 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import panel as pn
+from bokeh.document import Document
 from bokeh.models import UIElement
 from panel.io.notebook import patch_inline_stylesheets, push
 from panel.io.state import state
 from pyviz_comms import JupyterComm
+
+from mira_core.errors import OptionError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +43,7 @@ if (!globalThis.miraMaterialUI) throw new Error("run the notebook again: its wid
 const bundle = await importShim(globalThis.miraMaterialUI)
 export default bundle.default
 """
-BUNDLE = """
+LOADED = """{
 globalThis.miraMaterialUI ??= URL.createObjectURL(new Blob([%s], {type: "text/javascript"}))
 if (!document.getElementById("mira-icons")) {
   const style = document.createElement("style")
@@ -48,7 +51,17 @@ if (!document.getElementById("mira-icons")) {
   style.textContent = `@font-face { font-family: "Material Icons"; src: url("data:font/woff2;base64,%s") }`
   document.head.appendChild(style)
 }
-"""
+// Panel 1.9 sends back whatever it is sent, and Python would append its own points once more.
+const hush = setInterval(() => {
+  const Manager = window.Bokeh?.Models?.["panel.models.comm_manager.CommManager"]
+  if (!Manager) return
+  clearInterval(hush)
+  if (Manager.prototype.hushed) return
+  const changed = Manager.prototype._document_changed
+  Manager.prototype.hushed = true
+  Manager.prototype._document_changed = function (event) { if (event.sync !== false) changed.call(this, event) }
+}, 50)
+}"""
 ICONS = """.material-icons { font: normal 24px/1 "Material Icons"; display: inline-block; letter-spacing: normal;
   text-transform: none; white-space: nowrap; direction: ltr; font-feature-settings: "liga"; }"""
 
@@ -110,14 +123,16 @@ class Alone(pn.viewable.Viewer):
 
         Notebooks in VS Code show it so by themselves.
         """
+        try:
+            from jupyter_bokeh.widgets import BokehModel
+        except ImportError:
+            raise OptionError("widgets of ipywidgets need the package jupyter_bokeh; install it with pip") from None
+
         with _as_light():
-            widget = pn.ipywidget(self.__panel__())
-        document = widget._document
-        document.remove_on_change(widget)
-        for element in widget._model.select({"type": UIElement}):
+            root = self.__panel__().get_root(Document())
+        for element in root.select({"type": UIElement}):
             patch_inline_stylesheets(element)  # which would come from the network
-        widget.update_from_model(widget._model)
-        return widget
+        return BokehModel(root, combine_events=True)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
         pictures = [_png(p) for p in self.pictures()]
@@ -167,7 +182,7 @@ def load() -> None:
 
     pn.extension("tabulator", inline=True)
     _lighten()
-    script = BUNDLE % (json.dumps(_dist("panel-material-ui.bundle.js").decode()).replace("</", "<\\/"), _font())
+    script = LOADED % (json.dumps(_dist("panel-material-ui.bundle.js").decode()).replace("</", "<\\/"), _font())
     publish_display_data({LOAD: script, "application/javascript": script})
     _loaded.append(script)
 
