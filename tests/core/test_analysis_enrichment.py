@@ -14,7 +14,7 @@ from scipy import stats
 import mira_core as mira
 from mira_core import cli
 from mira_core.analysis import gene_sets, peaks
-from mira_core.errors import DataError, OptionError
+from mira_core.errors import CheckpointError, DataError, OptionError
 from tests.helpers import arrays, make, predicted, same
 
 
@@ -195,6 +195,32 @@ def test_gsea_without_gseapy_says_what_to_install(cells, monkeypatch):
         mira.analysis.enrich(cells, SETS, "gsea")
 
 
+@pytest.mark.slow
+def test_topics_of_sorted_blood_cells_are_named_by_their_markers(shared_data):
+    """The sorting, by antibodies, is independent of the expression that the model sees."""
+    adata = mira.data.open_data(shared_data / "pbmc_facs.h5ad")[::3].copy()
+    mean = np.asarray(adata.X.mean(0)).ravel()
+    var = np.asarray(adata.X.multiply(adata.X).mean(0)).ravel() - mean**2
+    score = np.where(np.asarray((adata.X > 0).sum(0)).ravel() >= 15, var / np.maximum(mean, 1e-9), 0)
+    adata = adata[:, np.argsort(-score)[:1500]].copy()
+    options = {"num_topics": 8, "hidden": 64, "num_epochs": 30, "batch_size": 64, "seed": 0}
+    model = mira.topics.make_model(*adata.shape, feature_type="expression", **options).fit(adata, progress=False)
+    model.predict(adata)
+    markers = {
+        "B": ["CD79A", "CD79B", "MS4A1", "CD74", "HLA-DRA"],
+        "NK": ["GNLY", "NKG7", "GZMB", "PRF1", "FGFBP2"],
+        "monocyte": ["LYZ", "S100A8", "S100A9", "CST3", "FCN1"],
+        "HSC": ["SPINK2", "AVP", "CRHBP", "PRSS57", "SOX4"],
+    }
+    found = mira.analysis.enrich(adata, markers, top=100, min_size=3)
+    by_type = mira.analysis.topics_by(adata, "cell_type").drop(columns="cells")
+    sorted_as = {"B": "CD19+ B", "NK": "CD56+ NK", "monocyte": "CD14+ Monocyte", "HSC": "CD34+"}
+    for name, cell_type in sorted_as.items():
+        best = found[found["gene_set"] == name].sort_values("p_value").iloc[0]
+        assert best["q_value"] < 0.05
+        assert by_type[best["topic"]].idxmax() == cell_type
+
+
 # --- regions --------------------------------------------------------------------------------------
 
 
@@ -306,6 +332,10 @@ def test_tables_are_kept_with_a_model_until_it_is_trained_anew(tmp_path):
     assert same(arrays(model), arrays(again))
     model.fit(adata, progress=False)
     assert mira.analysis.kept_enrichments(model) == {}
+    model.enrichments = {"rank": {"topic": ["topic_0"], "p_value": []}}
+    model.save(plain)
+    with pytest.raises(CheckpointError, match="columns of one length"):
+        mira.topics.load_model(plain)
 
 
 # --- on the command line --------------------------------------------------------------------------
