@@ -160,7 +160,9 @@ class ExplorePage:
         self.below.objects = [*map(parts.note, notes), explorer]
 
     def _told(self, *events: Any) -> None:
-        self.session.param.update(**{IN_URL[e.name]: e.new for e in events})
+        # In a turn of its own, or the URL waits for the next thing that happens.
+        told = {IN_URL[e.name]: e.new for e in events}
+        parts.in_turn(lambda: self.session.param.update(**told))
 
     def _asked(self, *events: Any) -> None:
         """Follow the URL, or whoever changed the session."""

@@ -304,7 +304,7 @@ def test_a_selection_is_compared_kept_and_named(explorer, predicted):
     card._keep()
     assert (predicted.obs["mine"] == np.where(mask, "selected", "others")).all()
     assert "mine" in explorer.colours.options.values()
-    assert "mine" in card.by.options
+    assert "mine" in card.by.options.values()
     explorer.select(None)
     assert explorer.colour == "main topic"
     assert explorer.selected is None

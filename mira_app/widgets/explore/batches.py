@@ -39,7 +39,11 @@ class BatchCard:
         small: dict[str, Any] = {"size": "small", "searchable": True, "width": 220, "margin": (8, 8)}
         self.batch = pmui.Select(label="Batch", value=batch, **small,
                                  options=[*known, *(c for c in categorical if c not in known)])  # fmt: skip
-        self.labels = pmui.Select(label="Kinds of cells", options=["", *categorical], value=label or "", **small)
+        self.labels = pmui.Select(
+            label="Kinds of cells", options={"none": "", **{c: c for c in categorical}}, value=label or "", **small
+        )  # fmt: skip
+            label="Kinds of cells", options={"none": "", **{c: c for c in categorical}}, value=label or "", **small
+        )
         self.warning = pn.Column(sizing_mode="stretch_width", margin=0)
         self.search = FeatureInput(
             label="Feature", names=explorer.cells.labels.astype(str), placeholder="Type a part of its name", width=240
@@ -153,8 +157,8 @@ class BatchCard:
             shown.append(
                 parts.note(
                     "Mixing: entropy of the batches among the neighbours of a cell, over what perfect mixing would "
-                    "give; 1 is perfect. Batch told: how well a logistic regression tells a cell's batch; an AUC of 0.5 "
-                    "is no trace."
+                    "give; 1 is perfect. Batch told: how well a logistic regression tells a cell's batch; an AUC of "
+                    "0.5 is no trace."
                 )
             )
             shown += [parts.note(f"To think of: {parts.escape(text)}.") for text in found.warnings]

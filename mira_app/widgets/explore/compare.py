@@ -50,7 +50,7 @@ class CompareCard:
         self.other: Cells | None = None
         offered = choices()
         self.choice = pmui.Select(
-            label="Compare with", options={"": "", **offered}, searchable=True, size="small", width=340,
+            label="Compare with", options={"none": "", **offered}, value="", searchable=True, size="small", width=340,
             visible=len(offered) > 1 or "" not in offered.values(),
         )  # fmt: skip
         self.working = Working()

@@ -52,7 +52,8 @@ class EnrichmentCard:
         small: dict[str, Any] = {"size": "small", "margin": (8, 8)}
         self.file = pmui.FileInput(label=f"Choose a {kind} file", accept=f"{kind},.gz", variant="outlined", **small)
         self.path = pmui.Select(
-            label=f"A {kind} file of the data folders", options=["", *(n for n in self.files if kind in n)], value="",
+            label=f"A {kind} file of the data folders", value="",
+            options={"none": "", **{n: n for n in self.files if kind in n}},
             searchable=True, width=280, visible=any(kind in n for n in self.files), **small,
         )  # fmt: skip
         self.method = pmui.Select(label="Method", options=METHODS, value="overrepresentation", width=340,

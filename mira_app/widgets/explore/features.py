@@ -29,6 +29,7 @@ class FeatureInput(pmui.AutocompleteInput):
     """A field that completes names of features, which stay on the server: there may be hundreds of thousands."""
 
     _rename = {"names": None}  # noqa: RUF012
+    _restrict = False  # or what is chosen would be taken back, as it is not among the options
     names = param.Parameter(default=None, doc="All names, an array of texts.")
 
     def __init__(self, **params: Any) -> None:

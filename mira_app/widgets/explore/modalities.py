@@ -53,7 +53,8 @@ class ModalitiesCard:
         offered = choices()
         single = len(offered) == 1 and "" in offered.values()
         self.choice = pmui.Select(
-            label="Run of the other modality", options={"": "", **offered}, searchable=True, size="small", width=340,
+            label="Run of the other modality", options={"none": "", **offered}, value="", searchable=True,
+            size="small", width=340,
             visible=not single, margin=(8, 8),
         )  # fmt: skip
         self.figure = Heatmap(

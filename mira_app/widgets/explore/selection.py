@@ -37,8 +37,9 @@ class SelectionCard:
         self.composed: pd.DataFrame | None = None
         small: dict[str, Any] = {"size": "small", "margin": (8, 8)}
         self.how = parts.markup("note", margin=(2, 12, 0, 12))
-        self.by = pmui.Select(label="Select by a column", options=[], searchable=True, width=210, **small)
-        self.category = pmui.Select(label="Category", options=[], searchable=True, width=210, **small)
+        self.by = pmui.Select(label="Select by", options={"nothing": ""}, value="", searchable=True, width=210, **small)
+        self.category = pmui.Select(label="Category", options={"none": ""}, value="", searchable=True, visible=False,
+                                    width=210, **small)  # fmt: skip
         self.name = pmui.TextInput(label="Name of the selection", width=210, **small)
         self.keep = pmui.Button(
             label="Keep as a column", icon="bookmark_add", variant="outlined", disabled=True, **small
@@ -77,7 +78,7 @@ class SelectionCard:
     def columns_changed(self) -> None:
         """Offer the columns that there are now."""
         options = self.explorer.categorical
-        self.by.options = ["", *options]
+        self.by.options = {"nothing": "", **{name: name for name in options}}
         value = self.compare.value if self.compare.value in options else None
         self.compare.param.update(options=options, value=value or (options[0] if options else None))
         self.compare.visible = bool(options)
@@ -86,10 +87,10 @@ class SelectionCard:
 
     def _offer_categories(self, event: Any) -> None:
         if not event.new:
-            self.category.param.update(options=[], value=None)
+            self.category.visible = False
             return
         levels = [str(c) for c in self.explorer.column_of(event.new).astype("category").cat.categories]
-        self.category.param.update(options=["", *levels], value="")
+        self.category.param.update(options={"none": "", **{c: c for c in levels}}, value="", visible=True)
 
     def _select_category(self, event: Any) -> None:
         if event.new and self.by.value:
@@ -97,6 +98,8 @@ class SelectionCard:
             self.explorer.select((values.astype(str) == event.new).to_numpy())
 
     def _keep(self) -> None:
+        if not self.name.value and self.message.objects:
+            return  # it has been kept, and was clicked twice
         try:
             self.explorer.keep_selection(str(self.name.value or ""))
         except OptionError as wrong:
