@@ -10,10 +10,12 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,7 @@ from .settings import Settings
 AT = "/exports"
 AT_ONCE = 2
 LONGEST = 3600  # seconds
+MAKING = ".making-"
 MOUNTED = threading.Event()
 # No script of a report runs, though it is of this server; it has none.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
@@ -134,7 +137,10 @@ class Exports:
         folder, path = self._places(key, what)
         asked = DOWNLOADS[what]
         path.parent.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".making-", dir=path.parent) as there:
+        for left in path.parent.glob(f"{MAKING}*"):  # by a server that was killed
+            if time.time() - left.stat().st_mtime > LONGEST:
+                shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=MAKING, dir=path.parent) as there:
             out = Path(there) / f"{key}-{what}"
             _export(folder, out, asked.what)
             made = out / asked.file
