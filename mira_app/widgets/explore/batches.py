@@ -41,8 +41,6 @@ class BatchCard:
                                  options=[*known, *(c for c in categorical if c not in known)])  # fmt: skip
         self.labels = pmui.Select(
             label="Kinds of cells", options={"none": "", **{c: c for c in categorical}}, value=label or "", **small
-        )  # fmt: skip
-            label="Kinds of cells", options={"none": "", **{c: c for c in categorical}}, value=label or "", **small
         )
         self.warning = pn.Column(sizing_mode="stretch_width", margin=0)
         self.search = FeatureInput(
