@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MANY = 30_000  # cells above which an image is drawn in place of as many dots
-PIXELS = 700
+PIXELS = 700  # of such an image on each side
+SMALL_PIXELS = 260  # of one in a small panel, where lone pixels of the other would be lost
 SCALE = "cividis"
 MOST_LEGEND = 60
 
@@ -72,7 +73,7 @@ def plot_share(share: np.ndarray, info: CellsInfo, *, ax: Axes) -> float:
     top = float(np.quantile(share, 0.995)) or float(share.max()) or 1.0
     palette = matplotlib.colormaps[SCALE]
     if len(share) > MANY:
-        at, n = _pixels(info.xy)
+        at, n = _pixels(info.xy, SMALL_PIXELS)
         hit = np.bincount(at, minlength=n * n)
         mean = np.bincount(at, weights=share, minlength=n * n) / np.maximum(hit, 1)
         rgba = palette(np.clip(mean / top, 0, 1))
@@ -214,7 +215,7 @@ def shortened(value: Any, most: int = 30) -> str:
 def _dots(info: CellsInfo, rgba: np.ndarray, ax: Axes) -> None:
     """Draw a dot for each cell, or where there are many a pixel, of the last of those that lie there."""
     if len(info.xy) > MANY:
-        at, n = _pixels(info.xy)
+        at, n = _pixels(info.xy, PIXELS)
         image = np.zeros((n * n, 4))
         image[at[info.order]] = rgba[info.order]
         _image(image, n, info.xy, ax)
@@ -224,10 +225,10 @@ def _dots(info: CellsInfo, rgba: np.ndarray, ax: Axes) -> None:
     _bare(ax, *info.xy.min(0), *info.xy.max(0))
 
 
-def _pixels(xy: np.ndarray) -> tuple[np.ndarray, int]:
+def _pixels(xy: np.ndarray, n: int) -> tuple[np.ndarray, int]:
     low, span = xy.min(0), np.maximum(np.ptp(xy, axis=0), 1e-12)
-    column, row = np.minimum((xy - low) / span * PIXELS, PIXELS - 1).astype(np.int64).T
-    return row * PIXELS + column, PIXELS
+    column, row = np.minimum((xy - low) / span * n, n - 1).astype(np.int64).T
+    return row * n + column, n
 
 
 def _image(rgba: np.ndarray, n: int, xy: np.ndarray, ax: Axes) -> None:

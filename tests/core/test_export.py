@@ -309,6 +309,7 @@ def test_many_cells_are_drawn_as_an_image_of_the_last_ones_and_of_means(monkeypa
 
     monkeypatch.setattr(plots, "MANY", 10)
     monkeypatch.setattr(plots, "PIXELS", 2)
+    monkeypatch.setattr(plots, "SMALL_PIXELS", 2)
     rng = np.random.default_rng(0)
     xy = np.array([[0.0, 0.0], [1.0, 1.0]])[np.arange(40) % 2] + rng.uniform(0, 0.01, (40, 2))
     share = np.where(np.arange(40) % 2, 0.8, 0.2) + np.where(np.arange(40) % 4 > 1, 0.1, -0.1)
