@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 
 from mira_core.analysis import Mixing, batch_mixing
+from mira_core.analysis.mixing import CELLS
 
 from .values import Progress, Values
-
-CELLS = 20_000  # that mixing is measured on, at most, as `batch_mixing` has it
 
 
 def alone(labels: pd.Series, batches: pd.Series) -> pd.DataFrame:
