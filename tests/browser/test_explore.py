@@ -27,6 +27,10 @@ LEFT = _found("model.type === 'Figure' && model.renderers.some((r) => r.glyph.ty
               "[model.x_range.start, model.x_range.end, model.y_range.start, model.y_range.end]")  # fmt: skip
 BARS = _found("model.type === 'ColumnDataSource' && 'name' in model.data && 'selected' in model.data",
               "Array.from(model.data.selected)")  # fmt: skip
+ACTIVATIONS = _found(
+    "model.type === 'ColumnDataSource' && 'name' in model.data && 'value' in model.data && !('colour' in model.data && "
+    "'x' in model.data)", "Array.from(model.data.value)",
+)  # fmt: skip
 FIELDS = _found("model.type === 'ColumnDataSource' && 'row' in model.data", "Array.from(model.data.value)")
 
 
@@ -126,11 +130,12 @@ def test_a_feature_is_completed_and_shown(page, explored):
     field.click()
     field.press_sequentially("cd3", delay=30)
     page.get_by_role("option", name="CD3D", exact=True).click(timeout=LONG)
-    wait_until(lambda: "feature=CD3D" in page.url, 30, "the feature is in the URL")
+    wait_until(lambda: len(page.evaluate(ACTIVATIONS)) == 5, 60, "what the topics do to it")
     for how, title in (("counts", "raw"), ("log-normalised counts", "log"), ("imputed", "imputed")):
         page.get_by_role("button", name=f"Colour by {how}", exact=True).click()
         colours = recoloured(page, colours)
         wait_until(lambda title=title: f"colour={title}" in page.url, 20, "it is in the URL")
+    assert "feature=CD3D" in page.url
     shot(page, "explore-feature")
     field.fill("no such gene")
     field.press("Enter")
@@ -245,7 +250,7 @@ def test_many_cells_are_an_image_that_is_zoomed_and_drawn_around(page, explored)
     page.mouse.move(left + sx[0], top + sy[0])
     for _ in range(40):
         page.mouse.wheel(0, -300)
-        if 0 < len(page.evaluate(COLOURS)) and page.evaluate(DRAWN) is None:
+        if len(page.evaluate(COLOURS)) > 0 and page.evaluate(DRAWN) is None:
             break
         page.wait_for_timeout(200)
     wait_until(lambda: 0 < len(page.evaluate(COLOURS)) < 15_000, 30, "points, once few cells are seen")
@@ -277,5 +282,3 @@ def test_explore_fits_narrow_screens(browser, explored, width):
         assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
     shot(page, f"explore-{width}")
     context.close()
-
-
