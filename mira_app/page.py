@@ -118,7 +118,7 @@ def app() -> Page:
         # Back and forward change the URL alone; what it says has to be loaded.
         back = "window.addEventListener('popstate', () => window.location.reload())"
         pn.state.curdoc.js_on_event("document_ready", CustomJS(code=back))
-        for script in ("accessible.js", "recover.js"):
+        for script in ("accessible.js", "recover.js", "tables.js"):
             pn.state.curdoc.js_on_event("document_ready", CustomJS(code=asset(script).read_text()))
     workspace, hub, studies = shared()
     arrived = Arrived()

@@ -231,3 +231,21 @@ def test_panel_serve_shows_the_same(page, tmp_path):
         page.get_by_text(tmp_path.name, exact=True).wait_for()  # the data folder
     finally:
         server.stop()
+
+
+def test_a_table_that_is_drawn_anew_before_it_was_built_is_silent(page, server):
+    """Tabulator's own would tell Panel that the new one is ready."""
+    page.goto(server.url("?page=data&data=demo:pbmc700"))
+    page.get_by_role("heading", name="Data").wait_for()
+    page.wait_for_function("window.Tabulator?.prototype.miraSilent")
+    built = page.evaluate("""() => new Promise((done) => {
+      const built = [], place = () => document.body.appendChild(document.createElement('div'))
+      const table = (name, then) => {
+        const made = new Tabulator(place(), { data: [{ a: 1 }], columns: [{ title: 'a', field: 'a' }] })
+        made.on('tableBuilt', () => { built.push(name); then() })
+        return made
+      }
+      table('gone', () => {}).destroy()
+      table('stays', () => setTimeout(() => done(built), 300))
+    })""")
+    assert built == ["stays"]
