@@ -15,7 +15,7 @@ import functools
 import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -113,10 +113,23 @@ class Alone(pn.viewable.Viewer):
             state._hold = before
         self.push()
 
-    def _follow_up(self) -> None:
-        """Send what has changed in figures since, whoever changed it, as long as a notebook shows it."""
+    def _listen(self) -> None:
+        """Send what changes, whoever changed it, and lose nothing of it when the browser speaks."""
+        for comm, client in self.__panel__()._comms.values():
+            if getattr(client._on_msg, "func", None) != self._heard:
+                client._on_msg = functools.partial(self._heard, client._on_msg)
+                client._on_open = functools.partial(self._opened, comm)
         if self._sends is None:
             self._sends = pn.state.add_periodic_callback(self.push, SOON)
+
+    def _opened(self, comm: Any, _: Any) -> None:
+        comm.init()
+        self.push()
+
+    def _heard(self, take: Callable[[Any], None], message: Any) -> None:
+        """Take what the browser says; Panel forgets meanwhile what was yet to be sent."""
+        self.push()
+        take(message)
 
     def ipywidget(self) -> Any:
         """Return it as a widget of ipywidgets, for VS Code and whatever else knows these; needs jupyter_bokeh.
@@ -141,13 +154,14 @@ class Alone(pn.viewable.Viewer):
             still["image/png"] = pictures[0]  # for what is printed
         if not in_kernel():
             return still, {}
-        load()
+        if not _loaded:
+            load()
         if pn.config.comms in ("vscode", "ipywidgets"):
             live = self.ipywidget()._repr_mimebundle_(include=include, exclude=exclude)
             return {**live, **still}, {}  # who can draw a widget looks at nothing else
         with _as_light():
             live, about = self.__panel__()._repr_mimebundle_(include, exclude)
-        self._follow_up()
+        self._listen()
         both = f'<div class="mira-widget">{live["text/html"]}{still["text/html"]}</div>'
         return {**live, **still, "text/html": both}, about
 
@@ -171,12 +185,13 @@ def in_kernel() -> bool:
 
 
 def load() -> None:
-    """Send to a notebook what its widgets need, once; nothing comes from the network.
+    """Send to a notebook what its widgets need; nothing comes from the network.
 
-    Widgets do this where they are shown. Call it yourself in a notebook's first cell, so that what is large stands
-    there, and in place of ``panel.extension``, which would have the browser fetch from the network.
+    The first widget does this where it is shown. Better call it yourself in the notebook's first cell, so that what is
+    large stands there, and in place of ``panel.extension``, which would have the browser fetch from the network.
+    Elsewhere than in a notebook it does nothing.
     """
-    if _loaded or not in_kernel():
+    if not in_kernel():
         return
     from IPython.display import publish_display_data
 

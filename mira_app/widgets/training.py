@@ -103,7 +103,7 @@ class RunView:
             step, epoch = max(reached, (status.step, status.epoch))
             status = dataclasses.replace(status, step=step, epoch=epoch)
         self.status = status
-        self.curves.expect(status.num_steps, status.num_epochs)
+        self._expect()
         self.curves.update(series)
         self.views.visible = len(series.steps) > 0
         self.tell(stopping)
@@ -154,9 +154,15 @@ class RunView:
     def _set_view(self, smoothing: float, log: bool, axis: str) -> None:
         def change() -> None:
             self.curves.set_view(smoothing, log, axis == "epochs")
-            self.curves.expect(self.status.num_steps, self.status.num_epochs)
+            self._expect()
 
         parts.in_turn(change)
+
+    def _expect(self) -> None:
+        """Let the axis span all of the training; where nobody knows how long it is, twice as much again and again."""
+        s = self.status
+        whole = (s.num_steps, s.num_epochs) if s.num_steps else (_above(s.step), _above(s.epoch))
+        self.curves.expect(*whole)
 
     def _show_pins(self) -> None:
         pins = sorted(set(self.curves.pins))
@@ -316,6 +322,10 @@ class TrainingMonitor(Alone):
     def words(self) -> str:
         """Say how far it is, and what came of it."""
         return f"<p>{self.run.line.object}</p>{self.run.numbers.object}"
+
+
+def _above(n: int) -> int:
+    return 1 << n.bit_length() if n else 0
 
 
 def _kind(device: str | None) -> str:
