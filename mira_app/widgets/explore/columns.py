@@ -26,7 +26,9 @@ class ByColumn:
     def __init__(self, explorer: TopicExplorer) -> None:
         self.explorer = explorer
         self.frame: pd.DataFrame | None = None
-        self.choice = pmui.Select(label="Column", options=[], searchable=True, size="small", width=280)
+        self.choice = pmui.Select(
+            label="Column", options=[], searchable=True, size="small", width=280, margin=(14, 8, 6, 8)
+        )
         self.figure = Heatmap(
             "Mean share of topics", "topics-by-column", "mean share", on_click=lambda _, topic: explorer.paint_by(topic)
         )

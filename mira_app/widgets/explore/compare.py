@@ -51,6 +51,7 @@ class CompareCard:
         offered = choices()
         self.choice = pmui.Select(
             label="Compare with", options={"none": "", **offered}, value="", searchable=True, size="small", width=340,
+            margin=(14, 8, 6, 8),
             visible=len(offered) > 1 or "" not in offered.values(),
         )  # fmt: skip
         self.working = Working()

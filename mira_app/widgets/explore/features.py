@@ -80,6 +80,7 @@ class FeatureCard:
         cells = explorer.cells
         self.search = FeatureInput(
             label="Feature", names=cells.labels.astype(str), placeholder="Type a part of its name",
+            margin=(14, 8, 6, 8),
             helper_text=f"{len(cells.features):,} modelled features", width=280,
         )  # fmt: skip
         ways = explorer.values.ways()
