@@ -30,6 +30,7 @@ from mira_core import processes
 from mira_core.errors import JobError
 from mira_core.export.zipped import write_zip
 
+from .addresses import login_url
 from .settings import Settings
 
 AT = "/exports"
@@ -197,7 +198,7 @@ class Sender(AuthRequestHandler, StaticFileHandler):
     async def get(self, key: str, what: str, include_body: bool = True) -> None:
         """Send one; names are looked up, and never become paths as they are."""
         if not self.current_user:
-            self.redirect(f"{self._login()}?{urlencode({'next': self.request.uri or ''})}")
+            self.redirect(f"{login_url(self)}?{urlencode({'next': self.request.uri or ''})}")
             return
         if pn.config.authorize_callback is not None:
             raise HTTPError(403, reason="exports are not sent where authorize_callback decides who sees which page")
@@ -231,12 +232,6 @@ class Sender(AuthRequestHandler, StaticFileHandler):
     @classmethod
     def _get_cached_version(cls, abs_path: str) -> str | None:
         return cls.get_content_version(abs_path)
-
-    def _login(self) -> str:
-        """Return where to log in, relative as all else is."""
-        url, prefix = self.get_login_url(), self.application.prefix
-        up = "../" * (self.request.path.removeprefix(prefix).count("/") - 1)
-        return up + url.removeprefix(f"{prefix}/") if url.startswith(f"{prefix}/") else url
 
 
 def routes(workspace: Path | None = None) -> list[tuple[str, type[Sender], dict[str, Any]]]:

@@ -21,9 +21,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import panel as pn
-from bokeh.server.util import check_allowlist
 from bokeh.server.views.auth_request_handler import AuthRequestHandler
-from bokeh.settings import settings as bokeh_settings
 from tornado.ioloop import IOLoop
 from tornado.web import stream_request_body
 from tornado.wsgi import WSGIContainer
@@ -31,6 +29,7 @@ from tornado.wsgi import WSGIContainer
 from mira_core.errors import MiraError, TuningError
 from mira_core.tuning import storage as storages
 
+from .addresses import is_foreign, login_url
 from .settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -131,7 +130,7 @@ class Board(AuthRequestHandler):
         self.size = 0
 
     def check_xsrf_cookie(self) -> None:
-        """Check where requests come from instead, see `_is_foreign`; optuna-dashboard sends no such cookie back."""
+        """Check where requests come from instead, see `is_foreign`; optuna-dashboard sends no such cookie back."""
 
     def data_received(self, chunk: bytes) -> None:
         """Keep a piece of the body, unless there are too many; what is refused is read too, so that people hear why."""
@@ -144,7 +143,7 @@ class Board(AuthRequestHandler):
         reads = self.request.method in ("GET", "HEAD")
         if not self.current_user:
             if reads and (path in ("", "/") or path.startswith(("/dashboard", "/csv/"))):
-                self.redirect(f"{self._login()}?{urlencode({'next': self.request.uri})}")
+                self.redirect(f"{login_url(self)}?{urlencode({'next': self.request.uri})}")
             else:
                 await self._tell("log in first", 401)
         elif pn.config.authorize_callback is not None:
@@ -152,7 +151,7 @@ class Board(AuthRequestHandler):
                 "optuna-dashboard is not shown where authorize_callback decides who may see which page: it cannot be "
                 "asked here. Run it on a port of its own: optuna-dashboard STORAGE", 403,
             )  # fmt: skip
-        elif not reads and self._is_foreign():
+        elif not reads and is_foreign(self):
             await self._tell(
                 "refused: this was asked by a page of another address. Behind a proxy, name its address with "
                 "--allow-websocket-origin, and let it pass on the header Host", 403,
@@ -203,25 +202,6 @@ class Board(AuthRequestHandler):
         await self.finish(None if status[:3] in ("204", "304") else body)
 
     get = head = post = put = delete = _pass_on
-
-    def _login(self) -> str:
-        """Return where to log in, relative as all else is."""
-        url, prefix = self.get_login_url(), self.application.prefix
-        up = "../" * (self.request.path.removeprefix(prefix).count("/") - 1)
-        return up + url.removeprefix(f"{prefix}/") if url.startswith(f"{prefix}/") else url
-
-    def _is_foreign(self) -> bool:
-        """Tell whether a page of another origin asks, or whether nothing says that it does not."""
-        headers = self.request.headers
-        site = headers.get("Sec-Fetch-Site")
-        asks = urlsplit(headers.get("Origin") or headers.get("Referer") or "").netloc.lower()
-        if not asks or site not in (None, "same-origin"):
-            return True
-        if site is None and asks != self.request.host.lower():  # browsers say it over https and to localhost alone
-            return True
-        # Who may not open the dashboard may not change studies; a name that was made to point here is no Host to trust.
-        allowed = bokeh_settings.allowed_ws_origin() or self.application.websocket_origins
-        return not check_allowlist(asks, set(allowed))
 
     def _ask(self, path: str) -> tuple[str, list[tuple[str, str]], bytes]:
         """Call the WSGI application, as a server would."""

@@ -1,54 +1,45 @@
-"""``mira serve``: the dashboard, with its folders given by flags."""
+"""``mira serve``: the dashboard, set up by flags, the environment or a file, with a login beyond this machine."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import Any
+import os
+import secrets
+import socket
+import ssl
+from typing import TYPE_CHECKING, Any
 
 from mira_core.errors import OptionError
 
+from . import configuration
+from .accounts import Accounts
+from .configuration import LOCAL, OPTIONS
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from .login import Login
+
+EVERYWHERE = ("0.0.0.0", "::", "")  # addresses that mean all of a machine's
 
 
 def add_command(commands: Any) -> None:
     """Add ``serve`` to the command line of `mira_core.cli`."""
     p = commands.add_parser("serve", help="open the dashboard", description="Serve the dashboard to a browser.")
-    p.add_argument("--demo", action="store_true", help="open with demonstration data")
-    p.add_argument(
-        "--data", action="append", default=[], type=Path, metavar="DIR",
-        help="folder with data that may be opened; may be repeated",
-    )  # fmt: skip
-    p.add_argument(
-        "--workspace",
-        type=Path,
-        default=Path("mira-workspace"),
-        metavar="DIR",
-        help="folder for runs and results",
-    )
-    p.add_argument(
-        "--storage", default="", metavar="URL",
-        help="where studies are kept: sqlite:///FILE, redis://HOST, postgresql://...; by default in the workspace",
-    )  # fmt: skip
-    p.add_argument("--port", type=int, default=5006)
-    p.add_argument("--prefix", default="", help="path under which a proxy shows the dashboard, such as /lab")
-    p.add_argument(
-        "--origin", action="append", default=[], metavar="HOST[:PORT]",
-        help="address at which a proxy shows the dashboard; may be repeated",
-    )  # fmt: skip
-    p.add_argument("--show", action="store_true", help="open a browser window")
+    configuration.add_arguments(p)
     p.set_defaults(run=_serve)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    for folder in arguments.data:
+    told = configuration.resolve(arguments)
+    for option in OPTIONS:
+        if option.secret:
+            os.environ.pop(option.variable, None)  # jobs have no business with them
+    for folder in told["data"]:
         if not folder.is_dir():
             raise OptionError(f"--data must name a folder; there is none at {folder}")
-    settings = Settings(
-        tuple(p.resolve() for p in arguments.data), arguments.workspace.resolve(), arguments.demo,
-        storage_url=arguments.storage,
-    )  # fmt: skip
+    settings = Settings.of(told)
     settings.to_environment()
+    login = _login(told)
 
     import panel as pn
 
@@ -56,27 +47,109 @@ def _serve(arguments: argparse.Namespace) -> int:
     from .optuna_board import routes
     from .page import app, shared
 
-    workspace, *_ = shared()
-    below = arguments.prefix.strip("/")
-    print(
-        f"mira: http://localhost:{arguments.port}/{below}{'/' if below else ''}  "
-        f"(workspace {workspace.settings.workspace}; stop with Ctrl-C)"
-    )
-    hosts = ("localhost", "127.0.0.1")
+    shared()
     try:
         pn.serve(
             {"/": app},
-            address=hosts[1],  # this machine only, until there is a login
-            port=arguments.port,
-            websocket_origin=[*(f"{host}:{arguments.port}" for host in hosts), *arguments.origin],
-            show=arguments.show,
+            address=told["address"],
+            port=told["port"],
+            websocket_origin=_origins(told),
+            show=told["show"],
             title="mira",
-            prefix=arguments.prefix,
+            prefix=told["prefix"],
             extra_patterns=[*routes(settings.storage), *downloads.routes(settings.workspace)],
             verbose=False,
+            liveness="health",
             session_token_expiration=3600,
             keep_alive_milliseconds=10_000,
+            **_guarded(told, settings, login),
+            **_encrypted(told),
         )
     except OSError as problem:
-        raise OptionError(f"--port {arguments.port} cannot be listened on: {problem}. Choose another") from problem
+        raise OptionError(
+            f"--port {told['port']} of {told['address']} cannot be listened on: {problem}. Choose another"
+        ) from problem
     return 0
+
+
+def _login(told: dict[str, Any]) -> Login | str:
+    """Return who lets people in, "" if anybody may come, "oauth" if Panel does; say where the dashboard is."""
+    from .login import Login
+
+    local = told["address"] in LOCAL
+    how = told["login"] or ("password" if told["users"] else "none" if local else "token")
+    address = socket.gethostname() if told["address"] in EVERYWHERE else told["address"]
+    scheme = "https" if told["tls_certificate"] else "http"
+    below = told["prefix"].strip("/")
+    url = f"{scheme}://{'localhost' if local else address}:{told['port']}/{below}{'/' if below else ''}"
+    where = f"(workspace {told['workspace']}; stop with Ctrl-C)"
+    if not local and scheme == "http":
+        print("mira: what is sent is not encrypted; give --tls-certificate and --tls-key, or let a proxy do it")
+    if how == "oauth":
+        if missing := [n for n in ("oauth_provider", "oauth_key", "oauth_secret") if not told[n]]:
+            raise OptionError(f"--login oauth needs {', '.join(configuration.BY_KEY[n].variable for n in missing)}")
+        print(f"mira: {url}  {where}")
+        return how
+    if how == "password":
+        if told["users"] is None:
+            raise OptionError("--login password needs --users FILE; make one with: mira users add NAME --file FILE")
+        accounts = Accounts(told["users"])
+        if not accounts.all():
+            raise OptionError(
+                f"nobody could log in: {accounts.path} has no account yet. Do: mira users add NAME --role admin --file "
+                f"{accounts.path}"
+            )
+        print(f"mira: {url}  {where}")
+        return Login(accounts)
+    if how == "token":
+        token = told["token"] or secrets.token_urlsafe(32)
+        shown = "" if told["token"] else f"login?token={token}"
+        print(f"mira: {url}{shown}  {where}")
+        if shown:
+            print("mira: whoever has this address may come in; give it to nobody else")
+        return Login(token=token)
+    print(f"mira: {url}  {where}")
+    if not local:
+        print("mira: anybody who reaches this address may come in, and use this machine: --login none was given")
+    return ""
+
+
+def _origins(told: dict[str, Any]) -> list[str]:
+    """Return the addresses whose pages may talk to the server."""
+    hosts = {"localhost", "127.0.0.1"} if told["address"] in (*LOCAL, *EVERYWHERE) else {told["address"]}
+    if told["address"] in EVERYWHERE:
+        hosts |= {socket.gethostname(), socket.getfqdn()}
+    return [*(f"{host}:{told['port']}" for host in sorted(hosts)), *told["origin"]]
+
+
+def _guarded(told: dict[str, Any], settings: Settings, login: Login | str) -> dict[str, Any]:
+    """Return what `panel.serve` needs for the login."""
+    from .login import Login, secret_of
+
+    if not login:
+        return {}
+    cookie_secret = secret_of(settings.workspace)
+    if isinstance(login, Login):
+        return {"auth_provider": login, "cookie_secret": cookie_secret}
+    return {
+        "oauth_provider": told["oauth_provider"], "oauth_key": told["oauth_key"], "oauth_secret": told["oauth_secret"],
+        "oauth_redirect_uri": told["oauth_redirect_uri"] or None, "cookie_secret": cookie_secret,
+        "oauth_encryption_key": None,
+    }  # fmt: skip
+
+
+def _encrypted(told: dict[str, Any]) -> dict[str, Any]:
+    """Return what a Tornado server needs for https."""
+    certificate, key = told["tls_certificate"], told["tls_key"]
+    if certificate is None and key is None:
+        return {}
+    if certificate is None or key is None:
+        raise OptionError("--tls-certificate and --tls-key go together; one is missing")
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as problem:
+        raise OptionError(
+            f"--tls-certificate {certificate} and --tls-key {key} cannot be used: {problem}. They must be PEM, belong "
+            "together, and have no password"
+        ) from None
+    return {"ssl_certfile": str(certificate), "ssl_keyfile": str(key)}

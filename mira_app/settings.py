@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from . import configuration
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,14 @@ class Settings:
         return (*self.data, self.uploads)
 
     @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Settings:
+        """Take what `mira_app.configuration` resolved."""
+        return cls(told["data"], told["workspace"], told["demo"], int(told["upload_gb"] * 1e9), told["storage"])
+
+    @classmethod
     def from_environment(cls) -> Settings:
-        """Read MIRA_DATA (folders, as in PATH), MIRA_WORKSPACE, MIRA_DEMO, MIRA_UPLOAD_GB and MIRA_STORAGE."""
-        folders = [Path(p).resolve() for p in os.environ.get("MIRA_DATA", "").split(os.pathsep) if p]
-        workspace = Path(os.environ.get("MIRA_WORKSPACE", "mira-workspace")).resolve()
-        limit = int(float(os.environ.get("MIRA_UPLOAD_GB", "20")) * 1e9)
-        demo, storage = os.environ.get("MIRA_DEMO", "") == "1", os.environ.get("MIRA_STORAGE", "")
-        return cls(tuple(folders), workspace, demo, limit, storage)
+        """Read MIRA_DATA (folders, as in PATH), MIRA_WORKSPACE, MIRA_STORAGE and so on, and the file of MIRA_CONFIG."""
+        return cls.of(configuration.resolve(None))
 
     def to_environment(self) -> None:
         """Set the variables that `from_environment` reads."""

@@ -1,4 +1,4 @@
-"""A line on top of every page: which data are chosen, and what runs."""
+"""A line on top of every page: which data are chosen, what runs, and who has logged in."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST = 3  # runs that are named
 
 
 class Now:
-    """Chosen data and running jobs, each a button that leads there."""
+    """Chosen data and running jobs, each a button that leads there; and whose page it is."""
 
     def __init__(self, workspace: Workspace, session: Session, hub: Hub) -> None:
         self.workspace, self.session, self.hub = workspace, session, hub
@@ -27,8 +27,17 @@ class Now:
         self.data = _button("dataset")
         self.jobs = [_button("show_chart") for _ in range(MOST)]
         self.more = parts.markup("note", sizing_mode=None, margin=(7, 8), visible=False)
+        name = pn.state.user
+        self.who = parts.markup("note", sizing_mode=None, margin=(7, 12), visible=bool(name))
+        self.who.object = f'{parts.escape(name or "")} · <a href="./logout">log out</a>'
         self.view = pn.FlexBox(
-            self.data, *self.jobs, self.more, sizing_mode="stretch_width", align_items="center", margin=(2, 0, 0, 0)
+            self.data,
+            *self.jobs,
+            self.more,
+            self.who,
+            sizing_mode="stretch_width",
+            align_items="center",
+            margin=(2, 0, 0, 0),
         )
         parts.on_click(self.data, lambda: setattr(session, "page", "data"))
         for i, button in enumerate(self.jobs):
@@ -67,14 +76,10 @@ class Now:
         job = self._running[i]
         if job.kind == "fit":
             self.session.param.update(job=job.key, page="train")
-        elif job.kind == "predict":
-            self.session.param.update(job=job.key, page="explore")
-        elif job.kind in ("tune", "gradient_tune"):
-            self.session.page = "tune"
         elif job.kind == "tune":
             self.session.param.update(study=job.name, page="tune", trials="", pin="")
         elif job.kind == "gradient_tune":
-            self.session.param.update(page="tune")
+            self.session.param.update(study="", page="tune")
         elif job.kind == "predict":
             self.session.param.update(job=job.key, page="explore")
         else:

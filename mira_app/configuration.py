@@ -1,0 +1,185 @@
+"""How a server is set up: flags, then the environment, then one TOML file, then what is usual."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mira_core.errors import OptionError
+
+LOGINS = ("none", "token", "password", "oauth")
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to set up a server: ``--data-folder``, ``MIRA_DATA_FOLDER``, and ``data-folder`` in the file.
+
+    Attributes
+    ----------
+    name
+        As the flag has it, without its dashes.
+    kind
+        ``text``, ``path``, ``number``, ``switch``, or ``texts`` and ``paths``, of which there may be several.
+    usual
+        What it is if nobody says.
+    help
+        For ``mira serve --help``.
+    shown
+        What stands for the value in the help.
+    choices
+        What it may be; empty: anything.
+    secret
+        Whether it must not be a flag, since everyone on the machine sees those.
+    """
+
+    name: str
+    kind: str
+    usual: Any
+    help: str
+    shown: str = ""
+    choices: tuple[str, ...] = ()
+    secret: bool = False
+
+    @property
+    def key(self) -> str:
+        """As Python has it."""
+        return self.name.replace("-", "_")
+
+    @property
+    def variable(self) -> str:
+        """As the environment has it."""
+        return f"MIRA_{self.key.upper()}"
+
+    def read(self, value: Any, where: str) -> Any:
+        """Return a value that a file, the environment or a flag gave.
+
+        Raises
+        ------
+        OptionError
+            If it is of another kind.
+        """
+        listed = self.kind in ("texts", "paths")
+        if listed and isinstance(value, str):
+            value = [part for part in value.split(os.pathsep if self.kind == "paths" else ",") if part]
+        values = value if listed else [value]
+        if not isinstance(values, list | tuple):
+            raise OptionError(f"{where} must be a list; got {value!r}")
+        out = [self._one(each, where) for each in values]
+        return tuple(out) if listed else out[0]
+
+    def _one(self, value: Any, where: str) -> Any:
+        if self.kind == "switch":
+            text = str(value).lower()
+            if text not in ("true", "false", "1", "0", ""):
+                raise OptionError(f"{where} must be true or false; got {value!r}")
+            return text in ("true", "1")
+        if self.kind == "number":
+            try:
+                return float(value) if isinstance(self.usual, float) else int(value)
+            except (TypeError, ValueError):
+                raise OptionError(f"{where} must be a number; got {value!r}") from None
+        if not isinstance(value, str | Path):
+            raise OptionError(f"{where} must be text; got {value!r}")
+        if self.choices and value not in self.choices:
+            raise OptionError(f"{where} must be one of {', '.join(self.choices)}; got {value!r}")
+        return Path(value).expanduser().resolve() if self.kind in ("path", "paths") and str(value) else str(value)
+
+
+OPTIONS = (
+    Option("data", "paths", (), "folder with data that may be opened; may be repeated", "DIR"),
+    Option("workspace", "path", Path("mira-workspace"), "folder for runs and results", "DIR"),
+    Option("demo", "switch", False, "open with demonstration data"),
+    Option("storage", "text", "", "where studies are kept: sqlite:///FILE, redis://HOST, postgresql://...; by default "
+           "in the workspace", "URL"),
+    Option("upload-gb", "number", 20.0, "greatest size of a file that is uploaded, in GB; 0: none may be", "N"),
+    Option("address", "text", LOCAL[0], "address to listen on; 0.0.0.0: all of this machine's", "HOST"),
+    Option("port", "number", 5006, "port to listen on", "N"),
+    Option("prefix", "text", "", "path under which a proxy shows the dashboard, such as /lab", "PATH"),
+    Option("origin", "texts", (), "address at which browsers see the dashboard, where it is another than the one "
+           "listened on; may be repeated", "HOST[:PORT]"),
+    Option("login", "text", "", "who may come in: anybody (none), who has the token that is printed at the start, who "
+           "has an account, or by OAuth; by default anybody on this machine, a token beyond it", "HOW", LOGINS),
+    Option("users", "path", None, "file of accounts, which mira users makes; --login password needs it", "FILE"),
+    Option("token", "text", "", "the token, in place of one that is made at each start", secret=True),
+    Option("tls-certificate", "path", None, "certificate, PEM: the dashboard is then shown by https", "FILE"),
+    Option("tls-key", "path", None, "its key, PEM", "FILE"),
+    Option("oauth-provider", "text", "", "Panel's name of who logs people in: github, gitlab, google, azurev2, okta, "
+           "generic, ...", "NAME"),
+    Option("oauth-key", "text", "", "client's id", secret=True),
+    Option("oauth-secret", "text", "", "client's secret", secret=True),
+    Option("oauth-redirect-uri", "text", "", "address that the provider sends people back to", "URL"),
+    Option("admins", "texts", (), "names that OAuth tells and who manage; may be repeated", "NAME"),
+    Option("viewers", "texts", (), "names that OAuth tells and who only look; may be repeated", "NAME"),
+    Option("show", "switch", False, "open a browser window"),
+)  # fmt: skip
+BY_KEY = {option.key: option for option in OPTIONS}
+
+
+def add_arguments(parser: Any) -> None:
+    """Add the flags, and ``--config``, the file."""
+    for option in OPTIONS:
+        if option.secret:
+            continue
+        told = f"{option.help} ({option.variable})"
+        if option.kind == "switch":
+            parser.add_argument(f"--{option.name}", action="store_const", const="true", default=None, help=told)
+        else:
+            several = {"action": "append"} if option.kind in ("texts", "paths") else {}
+            parser.add_argument(f"--{option.name}", default=None, metavar=option.shown, help=told, **several)
+    secret = ", ".join(option.variable for option in OPTIONS if option.secret)
+    parser.add_argument(
+        "--config", type=Path, default=None, metavar="FILE",
+        help=f"TOML file that has any of these by name; flags and the environment win. Secrets are no flags: {secret}",
+    )  # fmt: skip
+
+
+def resolve(arguments: argparse.Namespace | None, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return the value of every option, by its key; the environment is this process's unless another is given.
+
+    Raises
+    ------
+    OptionError
+        If something is unknown or of the wrong kind, or the file cannot be read.
+    """
+    environment = os.environ if environment is None else environment
+    path = getattr(arguments, "config", None) or environment.get("MIRA_CONFIG")
+    filed = _read(Path(path)) if path else {}
+    out = {}
+    for option in OPTIONS:
+        flag = getattr(arguments, option.key, None)
+        told = environment.get(option.variable)
+        if flag is not None:
+            out[option.key] = option.read(flag, f"--{option.name}")
+        elif told is not None:
+            out[option.key] = option.read(told, option.variable)
+        elif option.key in filed:
+            out[option.key] = option.read(filed[option.key], f"{option.name} in {path}")
+        else:
+            out[option.key] = option.usual.resolve() if isinstance(option.usual, Path) else option.usual
+    return out
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as f:
+            told = tomllib.load(f)
+    except OSError as problem:
+        raise OptionError(f"--config {path} cannot be read: {problem.strerror}") from None
+    except tomllib.TOMLDecodeError as problem:
+        raise OptionError(f"--config {path} is no TOML: {problem}") from None
+    out = {}
+    for name, value in told.items():
+        key = name.replace("-", "_")
+        if key not in BY_KEY:
+            near = difflib.get_close_matches(key, BY_KEY, 1)
+            hint = f"; did you mean {BY_KEY[near[0]].name}?" if near else f"; there are {', '.join(BY_KEY)}"
+            raise OptionError(f"{path} has {name!r}, which is unknown{hint}")
+        out[key] = value
+    return out
