@@ -22,7 +22,7 @@ from .conftest import shot, wait_until
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 180  # seconds that a busy machine may take for a cell
+PATIENCE = 90  # seconds that a busy machine may take for a cell
 CELLS = [
     """
     import optuna
@@ -255,7 +255,7 @@ def test_each_widget_in_jupyterlab_hears_python_and_is_heard(lab, page, tmp_path
 
     # --- topics on cells ----------------------------------------------------------------------------
     assert lab.run(5) == ""
-    lab.output(5).get_by_text("topic_3").first.wait_for()
+    lab.output(5).locator(".tabulator").get_by_text("topic_2").first.wait_for()
     points = "if (model.data.colour?.length === 150 && model.data.value) "
     wait_until(lambda: page.evaluate(MODEL, ["ColumnDataSource", points + "return true"]), PATIENCE, "cells are drawn")
     colours = ["ColumnDataSource", points + "return new Set(model.data.colour).size"]
