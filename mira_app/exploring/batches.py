@@ -59,7 +59,8 @@ def mixing(values: Values, batches: pd.Series, labels: pd.Series | None, seed: i
     if labels is not None:
         obs["label"] = np.asarray(labels.array[at].astype(str))
     base = cells.topics_only
-    drawn = ad.AnnData(X=values.rows(at) if counted else None, obs=obs)
+    x, features = values.rows(at) if counted else (None, [])
+    drawn = ad.AnnData(X=x, obs=obs, var=pd.DataFrame(index=features))
     for name, stored in base.obsm.items():
         drawn.obsm[name] = np.asarray(stored)[at]
     return batch_mixing(drawn, "batch", None if labels is None else "label", before=counted, seed=seed)

@@ -166,8 +166,8 @@ class Values:
                 self._counts = held
             return self._counts
 
-    def rows(self, at: np.ndarray) -> sp.csr_matrix:
-        """Return the counts of some cells, in ascending order.
+    def rows(self, at: np.ndarray) -> tuple[sp.csr_matrix, list[str]]:
+        """Return the counts of some cells, in ascending order, and the names of their features.
 
         Raises
         ------
@@ -176,18 +176,19 @@ class Values:
         """
         if self.spec is None:
             assert self.cells.adata is not None
-            return sp.csr_matrix(matrix_of(self.cells.adata, self.layer)[at], dtype=np.float32)
+            return _rows(self.cells.adata, self.layer, at)
         data = self.spec["data"]
         if self.spec.get("recipe") is not None or data.startswith(DEMO):
             held = open_cells(self.spec)
         elif is_ondisk(data):
-            return sp.csr_matrix(open_source(data).counts().rows(at))  # type: ignore[union-attr]
+            stored = open_source(data)
+            return sp.csr_matrix(stored.counts().rows(at)), stored.table().var_names.tolist()  # type: ignore[union-attr]
         else:
             held = open_backed(data)
         assert isinstance(held, ad.AnnData)
         if held.n_obs != self.cells.n:
             raise DataError(f"the data have {held.n_obs:,} cells and the run {self.cells.n:,}; was the file changed?")
-        return sp.csr_matrix(matrix_of(held, self.layer)[at], dtype=np.float32)
+        return _rows(held, self.layer, at)
 
     def keep_enrichment(self, name: str, frame: pd.DataFrame) -> None:
         """Keep a table of enrichment with the model, and with the cells if they are in memory."""
@@ -265,3 +266,7 @@ def _has_counts(adata: ad.AnnData, layer: str | None) -> bool:
     except DataError:
         return False
     return True
+
+
+def _rows(adata: ad.AnnData, layer: str | None, at: np.ndarray) -> tuple[sp.csr_matrix, list[str]]:
+    return sp.csr_matrix(matrix_of(adata, layer)[at], dtype=np.float32), adata.var_names.astype(str).tolist()

@@ -398,3 +398,20 @@ def test_many_cells_are_an_image_in_the_widget_too(fitted, predicted):
     assert explorer.embedding.picture.data["cells"][0].sum() == predicted.n_obs
     explorer.embedding.on_select(np.arange(predicted.n_obs) < 10)
     assert explorer.selected.sum() == 10
+
+
+def test_batches_of_peaks_are_told_before_by_lsi(tmp_path):
+    """Counts come with the names of their features, by which peaks are known."""
+    rng = np.random.default_rng(0)
+    adata = ad.AnnData(sp.csr_matrix((rng.random((120, 80)) < 0.2).astype(np.float32)))
+    adata.var_names = [f"chr1:{i}00-{i}50" for i in range(80)]
+    adata.obs["batch"] = np.where(np.arange(120) % 2, "a", "b")
+    theta = rng.dirichlet(np.ones(3), 120).astype(np.float32)
+    adata.obsm["X_topic_compositions"] = theta
+    adata.obsm["X_umap_features"] = np.log(theta[:, :2] / theta[:, 2:])
+    adata.varm["topic_feature_compositions"] = rng.dirichlet(np.ones(80), 3).T
+    adata.varm["topic_feature_activations"] = rng.normal(size=(80, 3))
+    values = TopicExplorer(adata=adata).values
+    told = batches.mixing(values, adata.obs["batch"], None)
+    assert told.representation == "LSI"
+    assert told.before is not None
