@@ -9,6 +9,7 @@ import socket
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,8 @@ def walk(node: Any) -> Iterator[dict[str, Any]]:
 
 
 def test_no_message_names_a_model_that_has_not_been_sent(port):
-    sent = asyncio.run(contents(port))
+    with ThreadPoolExecutor(1) as thread:  # as Playwright's loop may run in this one
+        sent = thread.submit(asyncio.run, contents(port)).result()
     known = {content["id"] for content in sent if set(content) == {"id"}}  # arrays, which follow what names them
     titles = []
     for content in sent:

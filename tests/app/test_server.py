@@ -20,7 +20,7 @@ def test_a_port_in_use_is_told(tmp_path):
         port = str(taken.getsockname()[1])
         done = serve("--port", port, "--workspace", str(tmp_path / "w"))
     assert done.returncode == 2
-    assert f"mira: error: --port {port} cannot be listened on" in done.stderr
+    assert f"mira: error: --port {port} of 127.0.0.1 cannot be listened on" in done.stderr
     assert "Traceback" not in done.stderr
 
 
