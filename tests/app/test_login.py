@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import pytest
@@ -67,8 +68,8 @@ def test_nobody_sees_anything_without_a_login(guarded):
         await websocket_connect(HTTPRequest(at.replace("http", "ws", 1) + "/ws", headers={"Origin": at}),
                                 subprotocols=["bokeh", "none"])  # fmt: skip
 
-    with pytest.raises(HTTPClientError) as refused:
-        asyncio.run(connect())
+    with ThreadPoolExecutor(1) as thread, pytest.raises(HTTPClientError) as refused:
+        thread.submit(asyncio.run, connect()).result()
     assert refused.value.code == 403
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -42,7 +43,9 @@ def executed(tmp_path_factory):
     async def all_of_them() -> list[nbformat.NotebookNode]:
         return await asyncio.gather(*map(execute, EXAMPLES))
 
-    return dict(zip([p.stem for p in EXAMPLES], asyncio.run(all_of_them()), strict=True))
+    with ThreadPoolExecutor(1) as thread:  # as Playwright's loop may run in this one
+        done = thread.submit(asyncio.run, all_of_them()).result()
+    return dict(zip([p.stem for p in EXAMPLES], done, strict=True))
 
 
 def outputs(notebook: nbformat.NotebookNode) -> list[dict]:
