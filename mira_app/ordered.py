@@ -8,14 +8,13 @@ changes are handed to Bokeh, whose turns are in order: at once where the documen
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import panel as pn
-from bokeh.document.events import SessionCallbackAdded, SessionCallbackRemoved
+from bokeh.document.events import DocumentPatchedEvent
 from panel.io import document as panel_document
 
 
@@ -65,16 +64,24 @@ def _is_locked(session: Any) -> bool:
 
 
 def _let_go(document: Any, session: Any) -> None:
-    """Let held changes go: now if Bokeh takes them, else in the next turn, in which it does."""
+    """Let held changes go: now if Bokeh takes them, else in the next turn, in which it does.
+
+    They go to the session alone, past what listens to models in this process: that would take a click that Panel counts
+    for a further one.
+    """
     events = list(document.callbacks._held_events)
     document.callbacks._held_events = []
     document.callbacks.unhold()
     panel_document.monkeypatch_events(events)
+    changes = [e for e in events if isinstance(e, DocumentPatchedEvent)]
+    # The others need no lock, and are how a turn is asked for.
+    panel_document.retrigger_events(document, [e for e in events if e not in changes])
+
+    def send() -> None:
+        for change in changes:
+            change.dispatch(session)
+
     if _is_locked(session):
-        panel_document.retrigger_events(document, events)
-        return
-    asked = [e for e in events if isinstance(e, SessionCallbackAdded | SessionCallbackRemoved)]
-    changes = [e for e in events if e not in asked]
-    panel_document.retrigger_events(document, asked)  # they need no lock, and are how a turn is asked for
-    if changes:
-        document.add_next_tick_callback(functools.partial(panel_document.retrigger_events, document, changes))
+        send()
+    elif changes:
+        document.add_next_tick_callback(send)

@@ -14,6 +14,7 @@ from bokeh.models import CustomJS
 
 from .figures.colours import ACCENT, ACCENT_ON_DARK
 from .hub import Hub
+from .ordered import keep_order
 from .pages.data import DataPage
 from .pages.explore import ExplorePage
 from .pages.model import ModelPage
@@ -108,6 +109,7 @@ class Page(pmui.Page):
 def app() -> Page:
     """Build the page for one session."""
     pn.extension("tabulator")
+    keep_order()
     # After a restart of the server an open page comes back by itself. It has to load again, since the new session
     # knows nothing of the old one's models; the URL holds what was looked at.
     pn.config.reconnect = True

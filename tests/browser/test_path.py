@@ -249,3 +249,9 @@ def test_a_table_that_is_drawn_anew_before_it_was_built_is_silent(page, server):
       table('stays', () => setTimeout(() => done(built), 300))
     })""")
     assert built == ["stays"]
+    rows = page.evaluate("""() => new Promise((done) => {
+      const place = document.body.appendChild(document.createElement('div'))
+      const table = new Tabulator(place, { data: [{ a: 1 }], columns: [{ title: 'a', field: 'a' }] })
+      table.setData([{ a: 2 }, { a: 3 }]).then(() => done(table.getData().map((row) => row.a)))
+    })""")
+    assert rows == [2, 3]  # what came before it was built
