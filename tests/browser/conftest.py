@@ -19,6 +19,7 @@ import pytest
 ARTEFACTS = Path(__file__).parents[2] / "test-artefacts"
 CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
 MIRA = [sys.executable, "-m", "mira_core.cli"]
+PATIENCE = 3  # how many times slower than usual a machine may be, when it is shared
 # Of Bokeh's client where a connection breaks: it closes it with a code that browsers refuse, and speaks while it is
 # connecting again, as a page that is left does. Once it is connected, the page is loaded anew.
 HARMLESS = ("'close' on 'WebSocket'", "Still in CONNECTING state")
@@ -43,7 +44,7 @@ def page(browser, request):
     """A page of 1440 x 900; a failed test leaves a screenshot, and errors in the browser fail it."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     page = context.new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(20_000 * PATIENCE)
     errors: list[str] = []
     page.on("pageerror", lambda e: errors.append(f"{e} {e.stack}") if not any(h in str(e) for h in HARMLESS) else None)
     yield page
@@ -107,6 +108,8 @@ class Server:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    """Wait for something that takes less than so many seconds, on a machine that is not slow."""
+    seconds *= PATIENCE
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

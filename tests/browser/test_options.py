@@ -152,7 +152,6 @@ def lab(tmp_path_factory):
 
 
 def open_model(page, lab) -> None:
-    page.set_default_timeout(10_000)
     page.goto(lab.url("?page=data"))
     page.get_by_text("lab", exact=True).click()
     page.get_by_text("cells.h5ad").first.click()
@@ -210,7 +209,7 @@ def enter(page, name: str, value: Any) -> str:
 
 def says(page, name: str, pattern: str) -> None:
     """Wait for what the line below a field says."""
-    page.locator(f".option-{name} .mira-hint").get_by_text(re.compile(pattern)).first.wait_for(timeout=10_000)
+    page.locator(f".option-{name} .mira-hint").get_by_text(re.compile(pattern)).first.wait_for()
 
 
 def same(a: Any, b: Any) -> bool:
