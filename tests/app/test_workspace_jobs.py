@@ -26,7 +26,7 @@ def workspace(tmp_path):
     return Workspace(Settings((data,), tmp_path / "workspace"))
 
 
-def ended(workspace: Workspace, key: str, seconds: float = 90) -> jobs.Status:
+def ended(workspace: Workspace, key: str, seconds: float = 300) -> jobs.Status:
     deadline = time.monotonic() + seconds
     while True:
         status = next(j.status for j in workspace.jobs() if j.key == key)

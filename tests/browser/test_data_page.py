@@ -190,7 +190,8 @@ def test_covariates_that_cannot_be_told_apart_are_told(page, lab):
     page.goto(lab.url("?page=model&data=0/raw cells.h5ad"))
     page.get_by_text("The same in Python").wait_for(timeout=60_000)
     page.get_by_text("Some cells have no counts at all").wait_for(timeout=60_000)  # which training would refuse
-    assert page.get_by_role("button", name="Train", exact=True).is_disabled()
+    train = page.get_by_role("button", name="Train", exact=True)
+    wait_until(train.is_disabled, 10, "what training would refuse is not started")
     page.get_by_role("button", name="Mend it on the Data page").click()
     page.get_by_role("button", name="Do all that is suggested").click(timeout=60_000)
     page.get_by_text("493 of 500").wait_for(timeout=60_000)
@@ -200,8 +201,7 @@ def test_covariates_that_cannot_be_told_apart_are_told(page, lab):
     for name in ("batch", "same"):
         page.get_by_role("listbox").get_by_text(name, exact=True).click()
     page.get_by_text("batch and same go together").wait_for()
-    train = page.get_by_role("button", name="Train", exact=True)
-    assert not train.is_disabled()
+    wait_until(train.is_enabled, 10, "a warning keeps nobody from training")
     page.get_by_role("listbox").get_by_text("gaps", exact=True).click()
     page.get_by_text("gaps is missing in some cells").wait_for()  # training would refuse it
     wait_until(train.is_disabled, 10, "nothing is started that would be refused")
