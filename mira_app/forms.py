@@ -63,6 +63,31 @@ class Notations:
             box.object = f"<pre>{parts.escape(WRONG if wrong else texts.get(name, ''))}</pre>"
 
 
+class Group:
+    """The fields of a group, side by side. Those that were never shown are not in it: browsers build fields slowly.
+
+    Attributes
+    ----------
+    view
+        The group under its name; not visible while none of its fields is.
+    """
+
+    def __init__(self, name: str, fields: Sequence[Field]) -> None:
+        self._fields = fields
+        self._grid = pn.Column(stylesheets=[GRID], sizing_mode="stretch_width")
+        title = pmui.Typography(
+            name if name.isupper() else name.capitalize(), variant="subtitle2", margin=(12, 10, 0, 10)
+        )
+        self.view = pn.Column(title, self._grid, sizing_mode="stretch_width", margin=0)
+
+    def lay_out(self) -> None:
+        """Take in the fields that are shown for the first time."""
+        built = [f.view for f in self._fields if f.view.visible or f.view in self._grid.objects]
+        if built != self._grid.objects:
+            self._grid.objects = built
+        self.view.visible = any(f.view.visible for f in self._fields)
+
+
 class ModelForm(Alone):
     """The form for a model of one data set: every option that applies, what it would be, and why.
 
@@ -125,12 +150,9 @@ class ModelForm(Alone):
 
     def _lay_out(self, notations: Sequence[str]) -> None:
         self._found = parts.empty("No option has these words", "Options that do not apply to this model are not shown.")
-        self._groups = {g: pn.Column(sizing_mode="stretch_width", margin=0) for g in options.GROUPS}
-        for group, box in self._groups.items():
-            members = [f for f in self.fields.values() if f.declared.metadata["group"] == group]
-            grid = pn.Column(*(f.view for f in members), stylesheets=[GRID], sizing_mode="stretch_width")
-            title = group if group.isupper() else group.capitalize()
-            box.objects = [pmui.Typography(title, variant="subtitle2", margin=(12, 10, 0, 10)), grid]
+        self._groups = [
+            Group(g, [f for f in self.fields.values() if f.declared.metadata["group"] == g]) for g in options.GROUPS
+        ]
         search = pmui.TextInput.from_param(
             self.param.search, label="Find an option", placeholder="dropout", size="small",
             sizing_mode="stretch_width", margin=(6, 10),
@@ -138,7 +160,7 @@ class ModelForm(Alone):
         every = pmui.Switch.from_param(self.param.advanced, label="All options", margin=(12, 10))
         self.options = pn.Column(
             pn.Row(search, every, sizing_mode="stretch_width", margin=0),
-            pn.Column(self._found, *self._groups.values(), sizing_mode="stretch_width", margin=0),
+            pn.Column(self._found, *(g.view for g in self._groups), sizing_mode="stretch_width", margin=0),
             sizing_mode="stretch_width", margin=0,
         )  # fmt: skip
         self.code = Notations(*notations)
@@ -217,8 +239,8 @@ class ModelForm(Alone):
             field.view.visible = applies and (field.matches(self.search) if self.search.strip() else shown)
             field.explain(resolved.get(name), problems.get(name, ""))
         self._found.visible = not any(f.view.visible for f in self.fields.values())
-        for group, box in self._groups.items():
-            box.visible = any(f.view.visible for f in self.fields.values() if f.declared.metadata["group"] == group)
+        for group in self._groups:
+            group.lay_out()
         self._quiet = True
         with param.parameterized.batch_call_watchers(self):
             self.given, self.problem = given, whole

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from sklearn.neighbors import NearestNeighbors
 
 from mira_app.exploring import batches, counts
 from mira_app.exploring.cells import Cells
@@ -385,6 +386,14 @@ def test_topics_of_two_modalities_are_correlated(fitted, predicted):
     explorer.part = "modalities"
     card = explorer._made["modalities"]
     np.testing.assert_allclose(np.diag(card.frame), 1, atol=1e-5)
+    card._embed()
+    here, there = card.maps
+    assert here._names().tolist() == there._names().tolist() == predicted.obs_names.tolist()
+    assert here._names().tolist() == there._names().tolist() == predicted.obs_names.tolist()
+    np.testing.assert_array_equal(here.paint.codes, explorer.cells.main)  # each cell's own, whatever the other's order
+    np.testing.assert_array_equal(there.paint.codes, explorer.cells.main)
+    nearest = NearestNeighbors(n_neighbors=2).fit(here.raster.xy.T).kneighbors(return_distance=False)[:, 1]
+    assert np.mean(explorer.cells.main == explorer.cells.main[nearest]) > 0.8
     other = ad.AnnData(obs=pd.DataFrame(index=["p", "q"]), obsm={"X_topic_compositions": np.full((2, 2), 0.5)})
     explorer = TopicExplorer(fitted, predicted, modality=other)
     explorer.part = "modalities"
