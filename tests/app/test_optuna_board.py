@@ -29,7 +29,7 @@ from mira_app import optuna_board
 from mira_app.settings import Settings
 
 from ..browser.conftest import MIRA, Server
-from ..core.test_tuning_processes import RedisServer, free_port
+from ..servers import RedisServer, free_port
 
 pytestmark = pytest.mark.slow
 optuna.logging.set_verbosity(optuna.logging.WARNING)

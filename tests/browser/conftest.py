@@ -9,17 +9,17 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from ..servers import PATIENCE, wait_until
+
 ARTEFACTS = Path(__file__).parents[2] / "test-artefacts"
 CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
 MIRA = [sys.executable, "-m", "mira_core.cli"]
-PATIENCE = 3  # how many times slower than usual a machine may be, when it is shared
 # Of Bokeh's client where a connection breaks: it closes it with a code that browsers refuse, and speaks while it is
 # connecting again, as a page that is left does. Once it is connected, the page is loaded anew.
 HARMLESS = ("'close' on 'WebSocket'", "Still in CONNECTING state")
@@ -105,16 +105,6 @@ class Server:
             self.kill()
         self.log.close()
         subprocess.run(["pkill", "-f", f"mira_core.run {self.workspace}"], check=False)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    """Wait for something that takes less than so many seconds, on a machine that is not slow."""
-    seconds *= PATIENCE
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what}")
-        time.sleep(0.1)
 
 
 @pytest.fixture

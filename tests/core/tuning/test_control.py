@@ -10,7 +10,6 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-import mira_core as mira
 from mira_core.errors import OptionError, TrainingError, TuningError
 from mira_core.processes import this_process
 from mira_core.training import loop
@@ -21,17 +20,6 @@ from tests.helpers import make_tuner
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 pytestmark = pytest.mark.filterwarnings("ignore:the best model has")
-
-
-@pytest.fixture(scope="module")
-def cells():
-    return mira.data.simulate_expression(150, 40, 4, seed=0)
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 # --- ranges ---------------------------------------------------------------------------------------

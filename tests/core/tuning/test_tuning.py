@@ -30,17 +30,6 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 pytestmark = pytest.mark.filterwarnings("ignore:the best model has")
 
 
-@pytest.fixture(scope="module")
-def cells():
-    return mira.data.simulate_expression(150, 40, 4, seed=0)
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def states(tuner):
     return [t.state for t in tuner.study.get_trials(deepcopy=False)]
 

@@ -9,7 +9,6 @@ import numpy as np
 import optuna
 import pytest
 
-import mira_core as mira
 from mira_core.errors import OptionError
 from mira_core.plots import trials as plots
 from mira_core.plots import trials_info
@@ -18,17 +17,6 @@ from tests.helpers import make_tuner
 mpl.use("Agg")
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 pytestmark = pytest.mark.filterwarnings("ignore:the best model has")
-
-
-@pytest.fixture(scope="module")
-def cells():
-    return mira.data.simulate_expression(150, 40, 4, seed=0)
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 TRIALS = [

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,60 +21,10 @@ import mira_core as mira
 from mira_core.errors import TuningError
 from mira_core.tuning import table, workers
 from tests.helpers import make_tuner, same
+from tests.servers import RedisServer, postgres_server, wait_until
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:the best model has")]
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        return s.getsockname()[1]
-
-
-def wait_until(condition, seconds: float, what: str) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"no {what} within {seconds} s"
-        time.sleep(0.1)
-
-
-def need(found: str | None, name: str) -> str:
-    if found is None:
-        if os.environ.get("CI"):
-            pytest.fail(f"CI must have {name}")
-        pytest.skip(f"{name} is not installed")
-    return found
-
-
-class RedisServer:
-    """A Redis that keeps what it was told, also when it is killed."""
-
-    def __init__(self, folder: Path) -> None:
-        self.program = need(shutil.which("redis-server"), "redis-server")
-        self.folder, self.port = folder, free_port()
-        self.start()
-
-    @property
-    def url(self) -> str:
-        return f"redis://localhost:{self.port}"
-
-    def start(self) -> None:
-        keep = ["--save", "", "--appendonly", "yes", "--appendfsync", "always", "--dir", str(self.folder)]
-        self.process = subprocess.Popen(
-            [self.program, "--port", str(self.port), *keep], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        wait_until(self.answers, 20, "answer of Redis")
-
-    def answers(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("localhost", self.port), timeout=1) as s:
-            s.sendall(b"PING\r\n")
-            return s.recv(7) == b"+PONG\r\n"
-        return False
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
 
 
 @pytest.fixture
@@ -90,40 +37,8 @@ def redis_server(tmp_path_factory):
 @pytest.fixture
 def postgres(tmp_path_factory):
     """URL of an empty database on a PostgreSQL of its own."""
-    found = shutil.which("initdb") or next(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), None)
-    programs = Path(need(found, "PostgreSQL")).resolve().parent
-    folder, port = tmp_path_factory.mktemp("postgres"), free_port()
-    run_as = {}
-    if os.geteuid() == 0:  # it refuses to be run by root
-        user = pwd.getpwnam("postgres")
-        for path in (folder, *list(folder.parents)[:3]):
-            if path.owner() == "root" and path.stat().st_mode & 0o077 == 0:
-                path.chmod(0o711)
-        os.chown(folder, user.pw_uid, user.pw_gid)
-        run_as = {"user": "postgres", "cwd": folder}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    data = folder / "data"
-    subprocess.run([programs / "initdb", "-D", data, "-U", "mira", "-A", "trust"], check=True, **quiet, **run_as)
-    server = subprocess.Popen(
-        [programs / "postgres", "-D", data, "-p", str(port), "-k", folder, "-h", "localhost"], **quiet, **run_as
-    )
-    ready = [programs / "pg_isready", "-h", "localhost", "-p", str(port)]
-    wait_until(lambda: subprocess.run(ready, **quiet).returncode == 0, 30, "answer of PostgreSQL")
-    yield f"postgresql+psycopg://mira@localhost:{port}/postgres"
-    server.send_signal(signal.SIGINT)  # it does not wait for its clients
-    server.wait(timeout=30)
-
-
-@pytest.fixture(scope="module")
-def cells():
-    return mira.data.simulate_expression(150, 40, 4, seed=0)
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return tmp_path
+    with postgres_server(tmp_path_factory.mktemp("postgres")) as url:
+        yield url
 
 
 def tuner_of(cells, **options):
@@ -255,7 +170,7 @@ mira.topics.BayesianTuner(
 def tune_apart(n_jobs: int, storage: str) -> subprocess.Popen[bytes]:
     """Tune as a script of a user would, without a guard around it."""
     Path("tune.py").write_text(SCRIPT)
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
     log = open("log.txt", "ab")  # noqa: SIM115 - the process keeps it
     return subprocess.Popen(
         [sys.executable, "tune.py", str(n_jobs), storage],

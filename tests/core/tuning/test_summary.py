@@ -20,17 +20,6 @@ from tests.helpers import make, make_tuner
 pytestmark = pytest.mark.filterwarnings("ignore:the best model has")
 
 
-@pytest.fixture(scope="module")
-def cells():
-    return mira.data.simulate_expression(150, 40, 4, seed=0)
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def completed(k: int, loss: float | None, number: int = 0, state=TrialState.COMPLETE, **attrs):
     return optuna.trial.FrozenTrial(
         number=number, state=state, value=loss, datetime_start=datetime.now(),
