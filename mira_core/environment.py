@@ -12,7 +12,7 @@ import psutil
 # Those that the numbers come from, and those that a methods section names.
 DISTRIBUTIONS = (
     "mira-topics", "torch", "pyro-ppl", "numpy", "scipy", "pandas", "anndata", "h5py", "safetensors", "scanpy",
-    "scikit-learn", "scikit-misc", "umap-learn", "numba",
+    "scikit-learn", "scikit-misc", "umap-learn", "pynndescent", "numba",
 )  # fmt: skip
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import anndata as ad
-import numpy as np
 
 from .. import environment
+from ..analysis.embedding import embed
 from ..data import sources
 from ..data.demo import DEMO, load_demo
 from ..data.digest import digest
@@ -135,7 +135,7 @@ def explain(task: Task, model: TopicModel, data: ad.AnnData | sources.OnDiskData
     write_cells(task.result, cells)
     if task.spec.get("embedding", True) and not stopped:
         task.report.update(stage="embedding")
-        embed(cells)
+        cells.obsm["X_umap"] = embed(cells.obsm["X_umap_features"])
         write_cells(task.result, cells)
 
 
@@ -149,20 +149,6 @@ def predict_cells(model: TopicModel, data: sources.Data) -> ad.AnnData:
         out.varm[name] = adata.varm[name]
     out.uns["topic_dendogram"] = adata.uns["topic_dendogram"]
     return out
-
-
-def embed(cells: ad.AnnData) -> None:
-    """Write obsm['X_umap'], a UMAP of the topics (scanpy; neighbours with the manhattan metric)."""
-    import scanpy as sc
-
-    n = cells.n_obs
-    if n < 4:
-        cells.obsm["X_umap"] = np.zeros((n, 2), np.float32)
-        return
-    topics = ad.AnnData(obsm={"X_umap_features": cells.obsm["X_umap_features"]})
-    sc.pp.neighbors(topics, n_neighbors=min(15, n - 1), use_rep="X_umap_features", metric="manhattan", random_state=0)
-    sc.tl.umap(topics, random_state=0)
-    cells.obsm["X_umap"] = topics.obsm["X_umap"]
 
 
 def write_cells(result: Path, cells: ad.AnnData) -> None:

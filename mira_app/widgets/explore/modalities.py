@@ -6,13 +6,13 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 import panel as pn
 import panel_material_ui as pmui
 
 from mira_core import analysis
+from mira_core.analysis.embedding import embed
 
 from ...exploring.cells import Cells
 from ...exploring.colouring import topic_colours
@@ -108,7 +108,7 @@ class ModalitiesCard:
             one, two = analysis.make_joint_representation(first.named, second.named)
             progress(0.02)
             with ONE_AT_A_TIME:
-                xy = joint_map(one.obsm[JOINT], progress)
+                xy = embed(one.obsm[JOINT], progress)
             return (
                 xy,
                 *(np.asarray(a.obsm["X_topic_compositions"]).argmax(1).astype(np.int16) for a in (one, two)),
@@ -142,18 +142,3 @@ class ModalitiesCard:
 
     def _table(self) -> Any:
         return None if self.frame is None else self.frame.rename_axis("topic").reset_index()
-
-
-def joint_map(features: np.ndarray, progress: Progress) -> np.ndarray:
-    """Return a UMAP of joint coordinates, N x 2 (scanpy; neighbours with the manhattan metric)."""
-    import scanpy as sc
-
-    n = len(features)
-    if n < 4:
-        return np.zeros((n, 2), np.float32)
-    cells = ad.AnnData(obsm={JOINT: np.asarray(features)})
-    sc.pp.neighbors(cells, n_neighbors=min(15, n - 1), use_rep=JOINT, metric="manhattan", random_state=0)
-    progress(0.4)
-    sc.tl.umap(cells, random_state=0)
-    progress(1.0)
-    return np.asarray(cells.obsm["X_umap"], np.float32)
