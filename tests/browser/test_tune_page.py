@@ -18,6 +18,7 @@ from mira_core import jobs
 from mira_core.processes import this_process
 from mira_core.tuning import control, storage
 
+from ..servers import PATIENCE
 from .conftest import MIRA, shot, wait_until
 from .test_path import _found, fill
 
@@ -181,7 +182,7 @@ def test_a_killed_worker_is_purged_while_a_live_one_goes_on(page, server, tmp_pa
         page.get_by_role("heading", name=name).wait_for()
         page.get_by_text("Running", exact=True).first.wait_for(timeout=60_000)
         first.send_signal(signal.SIGINT)
-        first.wait(60)
+        first.wait(60 * PATIENCE)
         study = optuna.load_study(study_name=name, storage=url)
         study.set_user_attr("stop", False)
         workers = [subprocess.Popen([*MIRA, "worker", "--study", name, "--storage", url], **quiet) for _ in range(2)]

@@ -82,14 +82,20 @@ def test_the_estimate_is_within_a_factor_of_two_of_a_real_fit(make_data, options
     raise AssertionError(f"{guess['seconds']:.1f} s were told, and {seconds:.1f} taken")
 
 
-def test_two_thousand_cells_are_estimated_within_seconds(tmp_path):
+def test_two_thousand_cells_are_estimated_in_the_time_of_an_import(tmp_path):
+    """In time of the processor, which others that use the machine do not lengthen: about three seconds."""
+
+    def used() -> float:
+        now = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return now.ru_utime + now.ru_stime
+
     simulate_expression(2000, 2000, 5, seed=0).write_h5ad(tmp_path / "cells.h5ad")
     spec = {"data": str(tmp_path / "cells.h5ad"), "model": {"feature_type": "expression"}, "test_size": 0.1}
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = used()
+    subprocess.run([sys.executable, "-c", "import mira_core.run"], check=True)
+    imported = used() - before
     told(spec, tmp_path)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # time of the processor, which others that use the machine do not lengthen
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 6 * torch.get_num_threads()
+    assert used() - before - imported < 2 * imported * torch.get_num_threads()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
