@@ -21,6 +21,7 @@ from ..workspace import Workspace
 from . import parts
 
 OF_THE_DATA = ("DataError",)  # failures that no other option mends
+UPDATES = 4  # between two questions whether the browser has kept up
 
 
 class TrainPage:
@@ -34,6 +35,7 @@ class TrainPage:
 
     def __init__(self, workspace: Workspace, session: Session, hub: Hub, arrived: Arrived) -> None:
         self.workspace, self.session, self.hub, self.arrived = workspace, session, hub, arrived
+        self.pace = Arrived()
         self.run = RunView()
         self.curves = self.run.curves
         self._leave: Callable[[], None] | None = None
@@ -65,6 +67,7 @@ class TrainPage:
             ),
             self.nothing,
             self.below,
+            self.pace,
             sizing_mode="stretch_width",
         )  # fmt: skip
         parts.on_click(self.stop, lambda: self._try(self.workspace.stop))
@@ -76,6 +79,8 @@ class TrainPage:
         session.param.watch(lambda e: self._follow(e.new), "job")
         session.param.watch(self._shown, "page")
         self._arrived = False
+        self._updates, self._behind = 0, False
+        self._latest: tuple[Series, jobs.Status] | None = None  # not shown yet
         self._folder: Path | None = None  # of the run
         self._shown()
         pn.state.onload(self._arrive)
@@ -100,6 +105,8 @@ class TrainPage:
             self.session.job = newest
         elif self._leave is None:
             self._follow(self.session.job)
+        elif not self._behind:
+            self._kept_up()
 
     def _list(self) -> None:
         options = self.workspace.labels()
@@ -117,7 +124,8 @@ class TrainPage:
 
     def _follow(self, key: str) -> None:
         self.close()
-        self._folder = None
+        self._folder = self._latest = None
+        self._behind = False
         self.run.clear()
         self.run.name = key
         self._series.clear()
@@ -198,7 +206,27 @@ class TrainPage:
     # --- what it does ---------------------------------------------------------------------------
 
     def _told(self, series: Series, status: jobs.Status) -> None:
-        """Take what the hub has read; runs in this session's turn."""
+        """Take what the hub has read; runs in this session's turn.
+
+        Now and then the browser is asked whether it has kept up, and sent nothing until it answers: one that draws more
+        slowly than points come would have no time left for clicks.
+        """
+        if self._behind or self.session.page != "train":
+            self._latest = series, status
+            return
+        self._show(series, status)
+        self._updates += 1
+        if self._leave is not None and self._updates % UPDATES == 0:
+            self._behind = True
+            self.pace.when(self.curves.source, self._kept_up)
+
+    def _kept_up(self) -> None:
+        """Show what came meanwhile."""
+        latest, self._latest, self._behind = self._latest, None, False
+        if latest is not None:
+            self._told(*latest)
+
+    def _show(self, series: Series, status: jobs.Status) -> None:
         status = self.run.update(series, status, self._asked_to_stop())
         running = status.state in ("running", "waiting")
         self.stop.visible = running and not self._asked_to_stop()
