@@ -218,7 +218,7 @@ class TrainPage:
         self._updates += 1
         if self._leave is not None and self._updates % UPDATES == 0:
             self._behind = True
-            self.pace.when(self.curves.source, self._kept_up)
+            self.pace.when(self.curves.source, lambda: parts.in_turn(self._kept_up))
 
     def _kept_up(self) -> None:
         """Show what came meanwhile."""
