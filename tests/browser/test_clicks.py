@@ -12,7 +12,7 @@ def test_a_click_opens_and_the_next_one_closes(page, server):
     new = page.get_by_role("button", name="New study")
     begin = page.get_by_role("button", name="Begin", exact=True)
     new.click()
-    begin.wait_for(timeout=60_000)
+    begin.wait_for(timeout=180_000)
     new.click()
     begin.wait_for(state="hidden")
     new.click()

@@ -72,7 +72,7 @@ def open_cells(page, lab) -> None:
     page.get_by_text("No data set is chosen").wait_for()
     page.get_by_text("lab", exact=True).click()
     page.get_by_text("raw cells.h5ad").first.click()
-    page.get_by_text("What to know before a model is made").wait_for(timeout=60_000)
+    page.get_by_text("What to know before a model is made").wait_for(timeout=180_000)
 
 
 def test_what_is_wrong_is_told_mended_and_trained_on(page, lab):
@@ -81,7 +81,7 @@ def test_what_is_wrong_is_told_mended_and_trained_on(page, lab):
         page.get_by_text(title).first.wait_for()
     shot(page, "data-findings")
     page.get_by_role("button", name="Do all that is suggested").click()
-    page.get_by_text("1. Take the counts of a layer: layer counts").wait_for(timeout=60_000)
+    page.get_by_text("1. Take the counts of a layer: layer counts").wait_for(timeout=180_000)
     page.get_by_text("493 of 500").wait_for()
     page.get_by_text("Raw counts in X.").wait_for()
 
@@ -108,9 +108,9 @@ def test_what_is_wrong_is_told_mended_and_trained_on(page, lab):
     fill(page, "Variable features to model", "800")
     fill(page, "Of these, seen by the encoder", "300")
     page.get_by_role("button", name="Choose variable features").click()
-    page.get_by_text("Choose highly variable features: n top 800, n endogenous 300").wait_for(timeout=60_000)
+    page.get_by_text("Choose highly variable features: n top 800, n endogenous 300").wait_for(timeout=180_000)
 
-    page.get_by_text(f"{n} of 500", exact=True).wait_for(timeout=60_000)
+    page.get_by_text(f"{n} of 500", exact=True).wait_for(timeout=180_000)
     shot(page, "data-recipe")
     with page.expect_download() as download:
         page.get_by_role("button", name="Recipe as JSON").click()
@@ -119,7 +119,7 @@ def test_what_is_wrong_is_told_mended_and_trained_on(page, lab):
                                                   "drop_empty_cells"]  # fmt: skip
 
     page.get_by_role("button", name="Set up a model").click()
-    page.get_by_text(f"{n} cells × 6,000 features, after 4 steps of a recipe").wait_for(timeout=60_000)
+    page.get_by_text(f"{n} cells × 6,000 features, after 4 steps of a recipe").wait_for(timeout=180_000)
     page.get_by_text("mira.data.Recipe([").first.wait_for()
     for text in ("highly_variable_key='highly_variable'", "endogenous_key='endogenous'"):
         page.get_by_text(text).first.wait_for()
@@ -127,7 +127,7 @@ def test_what_is_wrong_is_told_mended_and_trained_on(page, lab):
     fill(page, "num_topics", "4")
     page.get_by_text("num_topics=4").wait_for()
     page.get_by_role("button", name="Train", exact=True).click()
-    page.get_by_role("button", name="See the topics").wait_for(timeout=90_000)
+    page.get_by_role("button", name="See the topics").wait_for(timeout=270_000)
     (folder,) = (lab.workspace / "jobs").iterdir()
     status = jobs.read_status(folder)
     assert (status.n_cells, status.n_held_out) == (n - round(n / 10), round(n / 10))
@@ -140,13 +140,13 @@ def test_what_is_wrong_is_told_mended_and_trained_on(page, lab):
 def test_a_link_shows_the_same_recipe_and_steps_are_taken_out_and_pasted(page, lab):
     open_cells(page, lab)
     page.get_by_role("button", name="Take the counts of a layer").click()
-    page.get_by_text("1. Take the counts of a layer: layer counts").wait_for(timeout=60_000)
+    page.get_by_text("1. Take the counts of a layer: layer counts").wait_for(timeout=180_000)
     link = page.evaluate("location.search")
     assert "recipe=" in link
     page.goto(lab.url(link))
-    page.get_by_text("1. Take the counts of a layer: layer counts").wait_for(timeout=60_000)
+    page.get_by_text("1. Take the counts of a layer: layer counts").wait_for(timeout=180_000)
     page.get_by_role("button", name="Remove").click()
-    page.get_by_text("Nothing is done to the cells").wait_for(timeout=60_000)
+    page.get_by_text("Nothing is done to the cells").wait_for(timeout=180_000)
     page.get_by_text("Use another recipe").click()
     pasted = page.get_by_label("Or a recipe as JSON")
     pasted.fill('[{"step": "filter_cells", "min_count": 5}]')
@@ -156,47 +156,47 @@ def test_a_link_shows_the_same_recipe_and_steps_are_taken_out_and_pasted(page, l
     pasted.fill('{"steps": [{"step": "counts_from_layer", "layer": "<b>x</b>"}]}')
     page.keyboard.press("Tab")
     page.get_by_role("button", name="Use it").click()
-    page.get_by_text("step 1 of the recipe, counts_from_layer").wait_for(timeout=60_000)
+    page.get_by_text("step 1 of the recipe, counts_from_layer").wait_for(timeout=180_000)
     page.get_by_role("button", name="Set up a model").click()
-    page.get_by_text("Change the recipe on the Data page").wait_for(timeout=60_000)
+    page.get_by_text("Change the recipe on the Data page").wait_for(timeout=180_000)
 
 
 def test_another_file_after_a_recipe_is_the_one_that_is_trained_on(page, lab):
     """And of peaks a model of peaks is made, by an encoder that trains here, under the file's whole name."""
     open_cells(page, lab)
     page.get_by_role("button", name="Take the counts of a layer").click()
-    page.get_by_text("1. Take the counts of a layer: layer counts").wait_for(timeout=60_000)
+    page.get_by_text("1. Take the counts of a layer: layer counts").wait_for(timeout=180_000)
     assert page.get_by_label("Variable features to model").input_value() == "3000"
     page.get_by_text("1 other file here is of no such format").wait_for()
     page.get_by_text("peaks.v2.h5ad").first.click()
-    page.get_by_text("Nothing is done to the cells").wait_for(timeout=60_000)
+    page.get_by_text("Nothing is done to the cells").wait_for(timeout=180_000)
     page.get_by_text("200", exact=True).first.wait_for()
     assert page.get_by_label("Variable features to model").input_value() == "100"  # not of the file before
     wait_until(lambda: not re.search(r"recipe=\w", page.evaluate("location.search")), 10, "no recipe is in the URL")
     page.get_by_role("button", name="Set up a model").click()
-    page.get_by_text("The same in Python").wait_for(timeout=60_000)
+    page.get_by_text("The same in Python").wait_for(timeout=180_000)
     for text in ("feature_type='accessibility'", "atac_encoder='fast'", "peaks.v2.h5ad"):
         page.get_by_text(text).first.wait_for()
     assert page.get_by_label("Name of the run").input_value() == "peaks.v2"
     fill(page, "num_epochs", "2")
     page.get_by_text("num_epochs=2").wait_for()
     page.get_by_role("button", name="Train", exact=True).click()
-    page.get_by_role("button", name="See the topics").wait_for(timeout=90_000)
+    page.get_by_role("button", name="See the topics").wait_for(timeout=270_000)
     (folder,) = (lab.workspace / "jobs").iterdir()
     assert mira.topics.load_model(folder / "result" / "model.safetensors").get_params()["atac_encoder"] == "fast"
 
 
 def test_covariates_that_cannot_be_told_apart_are_told(page, lab):
     page.goto(lab.url("?page=model&data=0/raw cells.h5ad"))
-    page.get_by_text("The same in Python").wait_for(timeout=60_000)
-    page.get_by_text("Some cells have no counts at all").wait_for(timeout=60_000)  # which training would refuse
+    page.get_by_text("The same in Python").wait_for(timeout=180_000)
+    page.get_by_text("Some cells have no counts at all").wait_for(timeout=180_000)  # which training would refuse
     train = page.get_by_role("button", name="Train", exact=True)
     wait_until(train.is_disabled, 10, "what training would refuse is not started")
     page.get_by_role("button", name="Mend it on the Data page").click()
-    page.get_by_role("button", name="Do all that is suggested").click(timeout=60_000)
-    page.get_by_text("493 of 500").wait_for(timeout=60_000)
+    page.get_by_role("button", name="Do all that is suggested").click(timeout=180_000)
+    page.get_by_text("493 of 500").wait_for(timeout=180_000)
     page.get_by_role("button", name="Set up a model").click()
-    page.get_by_text("493 cells × 6,000 features").wait_for(timeout=60_000)
+    page.get_by_text("493 cells × 6,000 features").wait_for(timeout=180_000)
     page.get_by_role("combobox", name="categorical_covariates").click()
     for name in ("batch", "same"):
         page.get_by_role("listbox").get_by_text(name, exact=True).click()

@@ -102,7 +102,7 @@ def test_what_means_harm_is_told_and_not_opened(page, lab, places):
         for where in ("data", "model"):
             page.goto(lab.url(f"?page={where}&data=0/{name}"))
             alert = page.get_by_role("alert").filter(has_text=said).first
-            alert.wait_for(timeout=60_000)
+            alert.wait_for(timeout=180_000)
             told = alert.text_content()
             assert "Traceback" not in told.partition("Details")[0], told
     unharmed(page, lab)
@@ -115,7 +115,7 @@ def test_the_list_shows_names_as_text_and_nothing_from_outside(page, lab):
     for hidden in ("link.h5ad", "out", "circle", "ring.h5ad", "secret.h5ad"):
         assert not page.get_by_text(hidden, exact=True).count(), hidden
     page.get_by_text(f"{MARKUP}.h5ad").click()
-    page.get_by_text("Recipe", exact=True).wait_for(timeout=60_000)
+    page.get_by_text("Recipe", exact=True).wait_for(timeout=180_000)
     page.get_by_text("<script>window.hacked=2</script>").first.wait_for()
     page.get_by_text("Use another recipe").click()
     pasted = page.get_by_label("Or a recipe as JSON")
@@ -123,9 +123,9 @@ def test_the_list_shows_names_as_text_and_nothing_from_outside(page, lab):
         pasted.fill(json.dumps(steps))
         page.keyboard.press("Tab")
         page.get_by_role("button", name="Use it").click()
-        page.get_by_role("alert").filter(has_text=MARKUP).first.wait_for(timeout=60_000)
+        page.get_by_role("alert").filter(has_text=MARKUP).first.wait_for(timeout=180_000)
     page.get_by_role("button", name="Set up a model").click()
-    page.get_by_role("alert").filter(has_text=MARKUP).first.wait_for(timeout=60_000)
+    page.get_by_role("alert").filter(has_text=MARKUP).first.wait_for(timeout=180_000)
     unharmed(page, lab)
 
 
@@ -144,9 +144,9 @@ def test_links_to_what_is_no_job_no_recipe_and_no_page(page, lab):
         "page=data&data=9/cut.h5ad": "there is no data set",
     }.items():
         page.goto(lab.url(f"?{query}"))
-        page.get_by_text(said).first.wait_for(timeout=60_000)
+        page.get_by_text(said).first.wait_for(timeout=180_000)
     page.goto(lab.url("?page=model&data=demo:pbmc700&test=../../secret"))
-    page.get_by_text("The same in Python").wait_for(timeout=60_000)
+    page.get_by_text("The same in Python").wait_for(timeout=180_000)
     page.goto(lab.url("?page=train&job=other&beside=../../secret,run"))
     page.get_by_text(MARKUP).first.wait_for()
     page.goto(lab.url("?page=train&job=run"))

@@ -155,7 +155,7 @@ def open_model(page, lab) -> None:
     page.goto(lab.url("?page=data"))
     page.get_by_text("lab", exact=True).click()
     page.get_by_text("cells.h5ad").first.click()
-    page.get_by_text("What to know before a model is made").wait_for(timeout=60_000)
+    page.get_by_text("What to know before a model is made").wait_for(timeout=180_000)
     page.get_by_role("tab", name="Model").click()
     page.get_by_text("The same in Python").wait_for()
 

@@ -98,7 +98,7 @@ def test_learning_rates_are_tested_dragged_taken_over_and_kept(page, server):
     fill(page, "num_epochs", "2")
     page.get_by_text("num_epochs=2").wait_for()
     page.get_by_role("button", name="Test learning rates").click()
-    page.get_by_role("button", name="Use these").wait_for(timeout=90_000)
+    page.get_by_role("button", name="Use these").wait_for(timeout=270_000)
     low, high, visible = page.evaluate(BOX)
     assert visible
     assert 1e-6 < low < high < 5
@@ -109,7 +109,7 @@ def test_learning_rates_are_tested_dragged_taken_over_and_kept(page, server):
     page.get_by_role("button", name="Use these").click()
     wait_until(lambda: page.get_by_label("max_learning_rate", exact=True).input_value() == "0.05", 10, "it is taken")
     page.get_by_role("button", name="Train", exact=True).click()
-    page.get_by_role("button", name="See the topics").wait_for(timeout=90_000)
+    page.get_by_role("button", name="See the topics").wait_for(timeout=270_000)
     (folder,) = [f for f in (server.workspace / "jobs").iterdir() if "learning-rates" not in f.name]
     model = mira.topics.load_model(folder / "result" / "model.safetensors")
     assert model.max_learning_rate == 0.05
@@ -145,7 +145,7 @@ def test_a_long_training_is_light(page, server):
     received = []
     page.on("websocket", lambda ws: ws.on("framereceived", lambda frame: received.append(len(frame))))
     page.goto(server.url("?page=train&job=long"))
-    page.get_by_text("step 100,000 of 100,000").wait_for(timeout=60_000)
+    page.get_by_text("step 100,000 of 100,000").wait_for(timeout=180_000)
     wait_until(lambda: len(page.evaluate(POINTS)) > 1000, 30, "points on the loss figure")
     assert page.evaluate(POINTS)[-1] > 99_900
     assert sum(received) < 5e6
@@ -159,7 +159,7 @@ def test_a_run_that_was_stopped_goes_on_and_one_that_failed_is_tried_again(page,
     page.get_by_role("button", name="Train", exact=True).click()
     wait_until(lambda: len(page.evaluate(POINTS)) > 50, 60, "points on the loss figure")
     page.get_by_role("button", name="Stop", exact=True).click()
-    page.get_by_role("button", name="Go on").wait_for(timeout=60_000)
+    page.get_by_role("button", name="Go on").wait_for(timeout=180_000)
     before = page.evaluate(POINTS)[-1]
     page.get_by_role("button", name="Go on").click()
     wait_until(lambda: (page.evaluate(POINTS) or [0])[-1] > before + 50, 60, "it goes on")
@@ -167,7 +167,7 @@ def test_a_run_that_was_stopped_goes_on_and_one_that_failed_is_tried_again(page,
     assert points[0] == 1
     assert len(points) == len(set(points))
     page.get_by_role("button", name="Stop", exact=True).click()
-    page.get_by_role("button", name="Go on").wait_for(timeout=60_000)
+    page.get_by_role("button", name="Go on").wait_for(timeout=180_000)
 
     stored_run(server.workspace, "failed", 50, max_learning_rate=0.3)
     status = json.loads((server.workspace / "jobs" / "failed" / "status.json").read_text())
@@ -178,4 +178,4 @@ def test_a_run_that_was_stopped_goes_on_and_one_that_failed_is_tried_again(page,
     page.get_by_role("button", name="Try again").click()
     wait_until(lambda: "job=failed" not in page.evaluate("location.href"), 20, "the new run is shown")
     page.get_by_role("button", name="Stop", exact=True).click()
-    page.get_by_text("Stopped").or_(page.get_by_text("Finished")).first.wait_for(timeout=60_000)
+    page.get_by_text("Stopped").or_(page.get_by_text("Finished")).first.wait_for(timeout=180_000)

@@ -144,7 +144,7 @@ def test_a_killed_server_loses_nothing(page, server):
     shot(again, "train-after-restart")
 
     again.get_by_role("button", name="Stop").click()
-    again.get_by_role("button", name="See the topics").wait_for(timeout=60_000)
+    again.get_by_role("button", name="See the topics").wait_for(timeout=180_000)
     status = jobs.read_status(folder)
     assert status.state == "stopped"
     assert (folder / "result" / "model.safetensors").is_file()
@@ -160,10 +160,10 @@ def test_training_again_and_again_with_other_pages_between(page, server):
         page.get_by_label("num_epochs", exact=True).fill(str(epochs))
         page.get_by_role("button", name="Train", exact=True).dblclick()  # from within the field, and twice
         page.get_by_role("heading", name="Train").wait_for()
-        page.get_by_text(f"epoch {epochs} of {epochs}").wait_for(timeout=90_000)
+        page.get_by_text(f"epoch {epochs} of {epochs}").wait_for(timeout=270_000)
         wait_until(lambda steps=9 * epochs: page.evaluate(POINTS) == list(range(1, steps + 1)), 10, "every point")
         ends.append(page.evaluate(AXIS_END))
-        page.get_by_role("button", name="See the topics").wait_for(timeout=90_000)
+        page.get_by_role("button", name="See the topics").wait_for(timeout=270_000)
     assert ends == [45, 540, 27]  # the whole run is on the axis
     assert len(list((server.workspace / "jobs").iterdir())) == 3
 
@@ -178,7 +178,7 @@ def test_training_again_and_again_with_other_pages_between(page, server):
 
     # Looking at topics meanwhile does not lose the run that is watched.
     start_training(page, num_epochs="3000")
-    page.get_by_text("of 27,000").wait_for(timeout=60_000)
+    page.get_by_text("of 27,000").wait_for(timeout=180_000)
     watched = max(folder.name for folder in (server.workspace / "jobs").iterdir())
     page.get_by_role("tab", name="Explore").click()
     page.get_by_text("The run that you watch has no topics yet").wait_for()
@@ -186,7 +186,7 @@ def test_training_again_and_again_with_other_pages_between(page, server):
     page.get_by_text("Running, training").wait_for()
     assert f"job={watched}" in page.url
     page.get_by_role("button", name="Stop").click()
-    page.get_by_role("button", name="See the topics").wait_for(timeout=60_000)
+    page.get_by_role("button", name="See the topics").wait_for(timeout=180_000)
 
     # Back shows what the URL says.
     page.go_back()

@@ -111,7 +111,7 @@ def test_a_study_from_its_beginning_to_the_topics_of_its_best_model(page, server
     page.get_by_role("heading", name="pbmc700/expression/1").wait_for()
     wait_until(lambda: len(page.evaluate(NUMBERS)) > 0, 90, "trials are drawn while it runs")
     page.get_by_role("button", name="Stop", exact=True).click()
-    page.get_by_text("Stopped", exact=True).wait_for(timeout=60_000)
+    page.get_by_text("Stopped", exact=True).wait_for(timeout=180_000)
     shot(page, "tune-stopped")
     n = len(page.evaluate(NUMBERS))
     page.get_by_role("button", name="Go on", exact=True).click()
@@ -138,7 +138,7 @@ def test_a_study_from_its_beginning_to_the_topics_of_its_best_model(page, server
 
     page.get_by_role("tab", name="Tune").click()
     page.get_by_role("tab", name="How many topics?").click()
-    page.get_by_text("The trial with the least loss has").or_(page.get_by_text("Take ")).first.wait_for(timeout=60_000)
+    page.get_by_text("The trial with the least loss has").or_(page.get_by_text("Take ")).first.wait_for(timeout=180_000)
     shot(page, "tune-topics")
     page.get_by_role("button", name="All studies").click()
     page.get_by_text("finished", exact=True).wait_for()
@@ -149,7 +149,7 @@ def test_an_estimate_by_gradients_is_handed_to_a_new_study_as_its_range(page, se
     page.goto(server.url("?page=tune"))
     page.get_by_role("button", name="New study").click()
     page.get_by_role("button", name="Estimate the number of topics").click()
-    page.get_by_text("of 3,").first.wait_for(timeout=60_000)  # steps
+    page.get_by_text("of 3,").first.wait_for(timeout=180_000)  # steps
     page.get_by_role("button", name="Search: ").wait_for(timeout=180_000)
     (folder,) = [f for f in (server.workspace / "jobs").iterdir() if jobs.read_spec(f)["kind"] == "gradient_tune"]
     n = json.loads((folder / "result" / "contributions.json").read_text())["num_topics"]
@@ -177,10 +177,10 @@ def test_a_killed_worker_is_purged_while_a_live_one_goes_on(page, server, tmp_pa
     first = subprocess.Popen(tune, **quiet)
     workers = []
     try:
-        page.get_by_text(name).wait_for(timeout=90_000)  # it appears by itself
+        page.get_by_text(name).wait_for(timeout=270_000)  # it appears by itself
         page.get_by_text(name).click()
         page.get_by_role("heading", name=name).wait_for()
-        page.get_by_text("Running", exact=True).first.wait_for(timeout=60_000)
+        page.get_by_text("Running", exact=True).first.wait_for(timeout=180_000)
         first.send_signal(signal.SIGINT)
         first.wait(60 * PATIENCE)
         study = optuna.load_study(study_name=name, storage=url)
@@ -337,7 +337,7 @@ def test_a_pinned_trial_is_compared_topic_by_topic(page, server):
     page.get_by_text("Trial 0", exact=True).wait_for()
     page.get_by_role("button", name="Pin to compare").click()
     page.evaluate(SELECT, [1])
-    page.get_by_text("Topics, matched").wait_for(timeout=30_000)
+    page.get_by_text("Topics, matched").wait_for(timeout=270_000)
     page.get_by_text("Trial 0 (pinned) and trial 1").wait_for()
     wait_until(lambda: "pin=0" in page.evaluate("location.search"), 5, "the pin is in the URL")
     shot(page, "tune-pinned")
@@ -347,7 +347,7 @@ def test_a_pinned_trial_is_compared_topic_by_topic(page, server):
     page.get_by_role("button", name="Topics on the cells").click()
     page.get_by_text("the model of trial 2 is not here").first.wait_for()
     page.goto(server.url(link))  # the same link shows a colleague the same view
-    page.get_by_text("Topics, matched").wait_for(timeout=30_000)
+    page.get_by_text("Topics, matched").wait_for(timeout=270_000)
     assert page.evaluate(SELECTED) == [1]
     control.hide(tuner.study, [0])
     wait_until(lambda: page.evaluate(NUMBERS) == [1, 2], 10, "what another hides is gone")
