@@ -211,8 +211,8 @@ class Values:
 
     def _imputed(self, feature: str, progress: Progress) -> np.ndarray:
         model = self.model
-        assert model is not None
-        assert model.network is not None
+        if model is None or model.network is None:
+            raise DataError("imputed values need the fitted model of these cells, and there is none; colour by counts")
         at = _in_model(model, feature)
         with self._two:
             if self._normalisers is None:

@@ -92,6 +92,7 @@ class TrainPage:
                 leave()
         self._leave = None
         self._folder = None  # nor begin to, should a page that has gone be answered yet
+        self._latest, self._behind = None, False
         self._beside.clear()
 
     # --- which run ------------------------------------------------------------------------------
@@ -124,8 +125,6 @@ class TrainPage:
 
     def _follow(self, key: str) -> None:
         self.close()
-        self._folder = self._latest = None
-        self._behind = False
         self.run.clear()
         self.run.name = key
         self._series.clear()
