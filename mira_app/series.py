@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.signal import lfilter
+import pandas as pd
 
 STEP = ("step", "epoch", "loss", "distortion", "rate", "dependence", "kl_weight", "dependence_weight", "learning_rate",
         "momentum")  # fmt: skip
@@ -83,11 +83,9 @@ class Series:
                 new = raw[len(sums) :]
                 known = np.isfinite(new)
                 last = [sums[c][-1] if len(sums) else 0.0 for c in sums.names]
-                parts = [
-                    lfilter([1 - weight], [1, -weight], x, zi=[weight * s])[0]
-                    for x, s in zip((np.where(known, new, 0.0), known.astype(float)), last, strict=True)
-                ]
-                sums.append(np.column_stack(parts).tolist())
+                goes_on = np.vstack([last, np.column_stack([np.where(known, new, 0.0), known])])
+                means = pd.DataFrame(goes_on).ewm(alpha=1 - weight, adjust=False).mean().to_numpy()
+                sums.append(means[1:].tolist())
             with np.errstate(invalid="ignore", divide="ignore"):
                 return (sums["values"] / sums["weights"])[: len(raw)]
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import optuna
 import pandas as pd
@@ -18,7 +18,6 @@ from mira_core import jobs
 from mira_core.data import Recipe
 from mira_core.data.demo import DEMO
 from mira_core.errors import MiraError, TuningError
-from mira_core.estimators.topic_model import TopicModel, load_model
 from mira_core.plots.trials_info import ImportanceInfo, importance_info
 from mira_core.tuning import storage as storages
 from mira_core.tuning.reading import Reading, StudyLine, StudyReader, list_studies
@@ -29,6 +28,9 @@ from mira_core.tuning.tune_options import TuneOptions
 
 from .hub import Followed, Hub
 from .workspace import Workspace
+
+if TYPE_CHECKING:
+    from mira_core.topics import TopicModel
 
 T = TypeVar("T")
 SELDOM = 2.0  # seconds between two looks at the list
@@ -406,4 +408,6 @@ def _data_label(data: str | None) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _model(path: Path, modified: int) -> TopicModel:
+    from mira_core.topics import load_model  # with torch: once a model is looked at
+
     return load_model(path)

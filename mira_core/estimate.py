@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from .data.demo import DEMO
+from .data.job_data import open_cells, open_named
 from .errors import JobError, MiraError
 from .estimators.estimating import COPIES_OF_A_JOB, Estimate, estimate, open_lightly
 from .estimators.topic_model import TopicModel
-from .running.parts import open_cells, open_source
 
 
 def estimate_job(spec: Mapping[str, Any]) -> Estimate:
@@ -38,7 +38,7 @@ def estimate_job(spec: Mapping[str, Any]) -> Estimate:
     if spec.get("recipe") is not None:
         source = open_cells(spec)
     else:
-        source = open_source(data) if data.startswith(DEMO) else open_lightly(data)
+        source = open_named(data) if data.startswith(DEMO) else open_lightly(data)
     model = TopicModel(*source.shape, **given)
     return estimate(model, source, spec.get("test_size"), COPIES_OF_A_JOB)
 

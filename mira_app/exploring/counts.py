@@ -21,10 +21,10 @@ import scipy.sparse as sp
 
 from mira_core.data.anndata_io import StreamedCounts
 from mira_core.data.file_array import FileArray
+from mira_core.data.job_data import open_cells
 from mira_core.data.on_disk import OnDiskDataset
 from mira_core.data.sources import is_ondisk, open_source
 from mira_core.errors import DataError
-from mira_core.running.parts import open_cells
 
 PIECE = 2**24  # non-zeros that are turned at once
 PER = 10_000  # counts that a cell is scaled to before logarithms are taken

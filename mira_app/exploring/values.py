@@ -9,23 +9,24 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from mira_core import analysis, jobs, topics
+from mira_core import analysis, jobs
 from mira_core.data.demo import DEMO
+from mira_core.data.job_data import open_cells
 from mira_core.data.sources import is_ondisk, open_backed, open_source
 from mira_core.errors import DataError
-from mira_core.estimators import one_feature
-from mira_core.estimators.fitted import FittedModel
-from mira_core.running.parts import open_cells
 
 from . import counts
 from .cells import Cells
+
+if TYPE_CHECKING:
+    from mira_core.estimators.fitted import FittedModel
 
 Progress = Callable[[float], None]
 HOW = {"log": "log-normalised counts", "raw": "counts", "imputed": "imputed"}
@@ -80,6 +81,8 @@ class Values:
         """The fitted model; loading it may take a moment."""
         with self._of_model:
             if isinstance(self._model, Path):
+                from mira_core import topics  # with torch: once a model is asked
+
                 self._model = topics.load_model(self._model)
             return self._model
 
@@ -213,6 +216,8 @@ class Values:
         model = self.model
         if model is None or model.network is None:
             raise DataError("imputed values need the fitted model of these cells, and there is none; colour by counts")
+        from mira_core.estimators import one_feature
+
         at = _in_model(model, feature)
         with self._two:
             if self._normalisers is None:
@@ -230,6 +235,8 @@ class Values:
         model = self.model
         if model is None or model.network is None or model.network.technical is None:
             raise DataError("the model has no covariates, and so no batch effect")
+        from mira_core.estimators import one_feature
+
         coding = model._fitted().coding
         covariates = coding.covariates(lambda name: self.cells.column(name))
         at = _in_model(model, feature)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import numpy as np
@@ -15,7 +15,6 @@ import param
 
 from mira_core import analysis
 from mira_core.errors import DataError, OptionError
-from mira_core.estimators.fitted import FittedModel
 
 from ..exploring import colouring
 from ..exploring.cells import THETA, Cells
@@ -37,6 +36,9 @@ from .explore.selection import SelectionCard
 from .explore.topics import TopicTable
 from .explore.working import Working
 from .notebook import Alone
+
+if TYPE_CHECKING:
+    from mira_core.estimators.fitted import FittedModel
 
 AT_ONCE = 2_000_000  # cells of which colours are found within this session's turn, a tenth of a second for half of it
 MENU = {"& .MuiTab-root": {"textTransform": "none", "minHeight": "40px", "padding": "6px 12px"}}

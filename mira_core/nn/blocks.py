@@ -87,9 +87,19 @@ def _zeroed(x: torch.Tensor, places: torch.Tensor, scale: float) -> torch.Tensor
     return out
 
 
+class Linear(nn.Linear):
+    """A linear layer with weights not yet drawn; `initialise` draws them.
+
+    As `torch.nn.utils.skip_init` makes it, which loads sympy for that: a second.
+    """
+
+    def reset_parameters(self) -> None:
+        """Draw nothing."""
+
+
 def linear(n_in: int, n_out: int, bias: bool = False) -> nn.Linear:
     """Return a linear layer with weights not yet drawn; `initialise` draws them."""
-    return nn.utils.skip_init(nn.Linear, n_in, n_out, bias=bias)
+    return Linear(n_in, n_out, bias=bias)
 
 
 def by_input(layer: nn.Linear) -> nn.Linear:

@@ -13,11 +13,12 @@ import numpy as np
 from .. import jobs
 from ..data import loaders, sources
 from ..data.anndata_io import obs_column
+from ..data.job_data import open_cells
 from ..errors import CheckpointError, OptionError
 from ..estimators.topic_model import TopicModel, load_model
 from ..records import EpochRecord
 from ..training.range_test import LearningRateCurve
-from .parts import Records, Task, explain, open_cells
+from .parts import Records, Task, explain
 
 logger = logging.getLogger(__name__)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 
 from .. import jobs
+from ..data.job_data import open_cells
 from ..estimators.topic_model import TopicModel
 from ..files import write_json
 from ..tuning.gradient import CONTRIBUTES, GradientTuning
-from .parts import Task, open_cells
+from .parts import Task
 
 
 def run(task: Task) -> None:

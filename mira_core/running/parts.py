@@ -15,9 +15,7 @@ import anndata as ad
 from .. import environment
 from ..analysis.embedding import embed
 from ..data import sources
-from ..data.demo import DEMO, load_demo
 from ..data.digest import digest
-from ..data.recipe import Recipe, prepare
 from ..estimators.topic_model import TopicModel
 from ..files import write_json
 from ..records import EpochRecord, RangeRecord, Record
@@ -108,21 +106,6 @@ def data_digest(model: TopicModel, data: ad.AnnData | sources.OnDiskDataset) -> 
     """Return the digest of cells as a fitted model reads them: its features, in its order."""
     names = (data.table() if isinstance(data, sources.OnDiskDataset) else data).obs_names
     return digest(model._cells(data).counts, names, model.features)
-
-
-def open_source(data: str) -> ad.AnnData | sources.OnDiskDataset:
-    """Open what a job names as its data: a path as `fit` takes it, or ``demo:NAME``."""
-    if data.startswith(DEMO):
-        return load_demo(data.removeprefix(DEMO))
-    return sources.open_source(data)
-
-
-def open_cells(spec: Mapping[str, Any]) -> ad.AnnData | sources.OnDiskDataset:
-    """Open the data of a job, and do to it what its recipe says."""
-    data = spec["data"]
-    if spec.get("recipe") is None:
-        return open_source(data)
-    return prepare(open_source(data) if data.startswith(DEMO) else data, Recipe.from_dict(spec["recipe"]))
 
 
 def explain(task: Task, model: TopicModel, data: ad.AnnData | sources.OnDiskDataset, stopped: bool = False) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..data.job_data import open_cells
 from ..estimators.topic_model import load_model
 from ..files import replace_file
-from .parts import Task, explain, open_cells
+from .parts import Task, explain
 
 
 def run(task: Task) -> None:

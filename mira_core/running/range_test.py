@@ -6,11 +6,12 @@ import time
 
 from .. import jobs
 from ..data import sources
+from ..data.job_data import open_cells
 from ..estimators.topic_model import TopicModel
 from ..files import write_json
 from ..training import range_test
 from ..training.range_options import RangeOptions
-from .parts import Task, open_cells
+from .parts import Task
 
 
 def run(task: Task) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..data import sources
 from ..data.demo import DEMO
+from ..data.job_data import open_cells
 from ..data.recipe import Recipe
 from ..errors import TuningError
 from ..estimators.topic_model import TopicModel
@@ -20,7 +21,7 @@ from ..tuning.bayesian import BayesianTuner
 from ..tuning.origin import Origin, origin_of
 from ..tuning.study import ASKED, best_of, spent, trials_of
 from ..tuning.summary import end_warning
-from .parts import Task, open_cells
+from .parts import Task
 
 logger = logging.getLogger(__name__)
 

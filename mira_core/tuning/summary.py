@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,9 +15,11 @@ from optuna.trial import FrozenTrial
 
 from ..analysis.matching import REDUNDANT, best_pairs, correlations, match_topics, nearest
 from ..errors import DataError, TuningError
-from ..estimators.fitted import FittedModel
 from .gaussian_process import GaussianProcess
 from .study import best_of
+
+if TYPE_CHECKING:
+    from ..estimators.fitted import FittedModel
 
 NEAR = 3  # topics from the end of the range, where the best number calls for a wider one
 ENOUGH = 6  # completed trials, before anything is said of numbers that cannot be told from the best

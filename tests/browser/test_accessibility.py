@@ -21,8 +21,20 @@ FOCUSED = """() => {
 
 
 def serious(page) -> list[str]:
-    """Return what axe-core finds serious or worse, a line each."""
-    page.wait_for_timeout(1500)  # names are given a moment after
+    """Return what axe-core finds serious or worse, a line each.
+
+    Names are given a moment after what they name has come, which on a busy machine goes on coming: asked again.
+    """
+    found: list[str] = []
+    for _ in range(4):
+        page.wait_for_timeout(1000)
+        found = _found_by_axe(page)
+        if not found:
+            break
+    return found
+
+
+def _found_by_axe(page) -> list[str]:
     found = Axe().run(page).response["violations"]
     return [
         f"{v['impact']} {v['id']}: {v['help']}: {node['html'][:200]} {node.get('failureSummary', '')}"

@@ -259,9 +259,9 @@ def test_each_widget_in_jupyterlab_hears_python_and_is_heard(lab, page, tmp_path
     points = "if (model.data.colour?.length === 150 && model.data.value) "
     wait_until(lambda: page.evaluate(MODEL, ["ColumnDataSource", points + "return true"]), PATIENCE, "cells are drawn")
     colours = ["ColumnDataSource", points + "return new Set(model.data.colour).size"]
-    before = page.evaluate(MODEL, colours)
+    wait_until(lambda: page.evaluate(MODEL, colours) > 1, PATIENCE, "they are coloured by topics")
     lab.python("explorer.colour = 'batch'")
-    wait_until(lambda: page.evaluate(MODEL, colours) == 1 != before, PATIENCE, "the browser colours them")
+    wait_until(lambda: page.evaluate(MODEL, colours) == 1, PATIENCE, "the browser colours them")
     lab.output(5).locator(".bk-tool-icon-box-select").first.click()
     box = lab.output(5).locator(".bk-Figure").first.bounding_box()
     page.mouse.move(box["x"] + 0.02 * box["width"], box["y"] + 0.05 * box["height"])
