@@ -11,8 +11,6 @@ import functools
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -26,7 +24,7 @@ import panel as pn
 from bokeh.server.views.auth_request_handler import AuthRequestHandler
 from tornado.web import HTTPError, StaticFileHandler
 
-from mira_core import processes
+from mira_core import starting
 from mira_core.errors import JobError
 from mira_core.export.zipped import write_zip
 
@@ -161,13 +159,10 @@ def _made(folder: Path) -> float:
 
 def _export(run: Path, out: Path, what: tuple[str, ...]) -> None:
     """Export in a process of its own, which gives its memory back."""
-    command = [sys.executable, "-m", "mira_core.cli", "export", str(run), "-o", str(out), "--what", *what]
+    command = ["export", str(run), "-o", str(out), "--what", *what]
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=LONGEST,
-            env={**os.environ, **processes.ENVIRONMENT},
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
+        done = starting.shared().run("mira_core.cli", command, timeout=LONGEST)
+    except TimeoutError:
         raise JobError(
             f"it took longer than {LONGEST // 60} minutes, and was given up; mira export has no limit"
         ) from None

@@ -6,6 +6,7 @@ A field left empty is not given to the model, which then recommends a value; the
 from __future__ import annotations
 
 import functools
+import glob
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 NOTATIONS = ("Python", "Command", "JSON")
 WRONG = "# Correct the marked option first."
 MARKED = "highly_variable"  # column in which scanpy, and recipes, mark features
+DEVICES = ("nvidia*", "nvhost*", "nvmap", "kfd", "dxg")  # of GPUs: NVIDIA's, Jetson's, AMD's, in WSL
 LEAST_MARKED = 50  # features, from which a model can be made
 
 
@@ -322,8 +324,13 @@ def wanted(described: Description) -> dict[str, Any]:
 
 
 @functools.cache
-def _asking() -> Future[subprocess.CompletedProcess[str]]:
-    """Ask torch for a GPU, in a process of its own: loading torch here would hold everybody up for seconds."""
+def _asking() -> Future[subprocess.CompletedProcess[str]] | None:
+    """Ask torch for a GPU, in a process of its own: loading torch here would hold everybody up for seconds.
+
+    Nobody is asked where Linux has the device of none.
+    """
+    if sys.platform.startswith("linux") and not any(glob.glob(f"/dev/{name}") for name in DEVICES):
+        return None
     command = [sys.executable, "-c", "import torch; print(torch.cuda.is_available())"]
     return ThreadPoolExecutor(1).submit(subprocess.run, command, capture_output=True, text=True, check=False)
 
@@ -331,7 +338,8 @@ def _asking() -> Future[subprocess.CompletedProcess[str]]:
 @functools.cache
 def _gpu() -> bool:
     """Whether there is a GPU."""
-    return _asking().result().stdout.strip() == "True"
+    asking = _asking()
+    return asking is not None and asking.result().stdout.strip() == "True"
 
 
 def _choices(described: Description) -> dict[str, dict[str, Any]]:

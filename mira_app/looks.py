@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -16,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from mira_core import processes
+from mira_core import starting
 from mira_core.data import Recipe
 from mira_core.data.look import Look
 from mira_core.errors import DataError, MiraError
@@ -121,11 +118,9 @@ def _look(asked: Asked) -> Look:
     spec = json.dumps({"data": asked.data, "recipe": asked.recipe.to_dict()})
     with tempfile.TemporaryDirectory(prefix="mira-look-") as folder:
         try:
-            done = subprocess.run(
-                [sys.executable, "-m", "mira_core.data.look", folder], input=spec, capture_output=True, text=True,
-                check=False, timeout=LONGEST, env={**os.environ, **processes.ENVIRONMENT},
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
+            starting.shared().prepare()  # who looks at data trains next, which begins at once then
+            done = starting.shared().run("mira_core.data.look", [folder], spec, LONGEST)
+        except TimeoutError:
             raise DataError(f"{asked.data} could not be looked at within {LONGEST // 60} minutes") from None
         if done.returncode == 0:
             return Look.read(Path(folder))

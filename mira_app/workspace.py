@@ -9,8 +9,6 @@ import json
 import os
 import re
 import secrets
-import subprocess
-import sys
 import time
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from typing import Any, NamedTuple
 import anndata as ad
 import pandas as pd
 
-from mira_core import jobs, processes
+from mira_core import jobs, starting
 from mira_core.data import Finding, Recipe, describe, formats, on_disk
 from mira_core.data.demo import DEMO, DEMOS
 from mira_core.data.inspection.covariates import check_covariates
@@ -97,7 +95,7 @@ class Workspace:
         self.jobs_folder = settings.workspace / "jobs"
         self.jobs_folder.mkdir(parents=True, exist_ok=True)
         self.looks = Looks(settings.workspace / "recipes")
-        self._started: dict[str, subprocess.Popen[bytes]] = {}
+        self._started: dict[str, starting.Process] = {}
 
     # --- data -----------------------------------------------------------------------------------
 
@@ -297,13 +295,9 @@ class Workspace:
         return key
 
     def _start(self, key: str, folder: Path) -> None:
-        with open(folder / "log.txt", "ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "mira_core.run", str(folder)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env={**os.environ, **processes.ENVIRONMENT},
-            )  # fmt: skip
-        self._started[key] = process
+        starting.shared().prepare()
+        with open(folder / "log.txt", "ab") as log, open(os.devnull) as nothing:
+            self._started[key] = starting.shared().start("mira_core.run", [str(folder)], nothing, log, log)
 
     def resume(self, key: str) -> None:
         """Go on with a job that was stopped or died, from its last checkpoint."""
@@ -371,12 +365,8 @@ class Workspace:
         if recipe.steps:
             spec["recipe"] = recipe.to_dict()
         try:
-            done = subprocess.run(
-                [sys.executable, "-m", "mira_core.estimate", "-"], input=json.dumps(spec), capture_output=True,
-                text=True, check=False, timeout=300, env={**os.environ, **processes.ENVIRONMENT},
-            )  # fmt: skip
-            told = json.loads(done.stdout)
-        except (ValueError, subprocess.TimeoutExpired) as problem:
+            told = json.loads(starting.shared().run("mira_core.estimate", ["-"], json.dumps(spec), timeout=300).stdout)
+        except (ValueError, TimeoutError) as problem:
             raise JobError(f"a few steps could not be taken: {problem}") from problem
         if "error" in told:
             raise JobError(told["error"]["message"])
@@ -404,14 +394,15 @@ class Workspace:
     def _reap(self) -> None:
         """Collect the processes that have ended; one that could not even begin is told as a failure."""
         for key, process in list(self._started.items()):
-            if process.poll() is None:
+            ended = process.poll()
+            if ended is None:
                 continue
             del self._started[key]
             folder = self.jobs_folder / key
-            if process.returncode and jobs.read_status(folder).state == "waiting":
+            if ended and jobs.read_status(folder).state == "waiting":
                 error = {
                     "type": "JobError",
-                    "message": f"the process ended with status {process.returncode} before it began",
+                    "message": f"the process ended with status {ended} before it began",
                     "traceback": self.log(key),
                 }
                 failed = jobs.Status(state="failed", ended=time.time(), error=error)

@@ -40,7 +40,7 @@ def embed(features: np.ndarray, progress: Callable[[float], None] = lambda _: No
     n = len(features)
     if n < 4:
         return np.zeros((n, 2), np.float32)
-    _import_umap()
+    import_umap()
     import scanpy as sc
     from numba import NumbaWarning
 
@@ -100,7 +100,7 @@ class NearestCells:
 
 
 @functools.cache
-def _import_umap() -> None:
+def import_umap() -> None:
     """Import UMAP so that what numba compiles for it is kept on the disk, where there is a place for it."""
     import numba
 

@@ -14,7 +14,7 @@ from scipy.io import mmwrite
 
 from mira_app.settings import Settings
 from mira_app.workspace import Workspace
-from mira_core import jobs
+from mira_core import jobs, starting
 from mira_core.data.formats import split_part
 from mira_core.data.simulate import simulate_expression
 from mira_core.errors import DataError, JobError, OptionError
@@ -138,8 +138,15 @@ def test_a_job_killed_from_outside_is_told_as_died(workspace):
     assert ended(workspace, key, 20).state == "died"
 
 
+def run_instead(monkeypatch, program: str) -> None:
+    """Let every process that is started be this program."""
+    monkeypatch.setattr("sys.executable", program)
+    starter = starting.Starter()
+    monkeypatch.setattr(starting, "shared", lambda: starter)
+
+
 def test_a_process_that_cannot_begin_is_told_with_its_log(workspace, monkeypatch):
-    monkeypatch.setattr("sys.executable", "/bin/false")
+    run_instead(monkeypatch, "/bin/false")
     key = workspace.submit("demo:simulated", {"feature_type": "expression"})
     status = ended(workspace, key, 20)
     assert status.state == "failed"
@@ -153,7 +160,7 @@ def test_wrong_options_start_nothing(workspace):
 
 
 def test_names_of_runs_make_safe_folders(workspace, monkeypatch):
-    monkeypatch.setattr("sys.executable", "/bin/true")
+    run_instead(monkeypatch, "/bin/true")
     key = workspace.submit("demo:simulated", {"feature_type": "expression"}, name="../<b>Ünï / run</b>")
     assert (workspace.jobs_folder / key).parent == workspace.jobs_folder
     assert workspace.folder_of(key).is_dir()

@@ -105,16 +105,16 @@ def test_a_job_that_diverged_is_tried_again_with_safer_options(workspace):
 
 
 def test_a_stopped_job_goes_on_where_it_was(workspace):
-    key = workspace.submit("demo:simulated", {**SMALL, "num_epochs": 400}, "long")
+    key = workspace.submit("demo:simulated", {**SMALL, "num_epochs": 100}, "long")
     while jobs.read_status(workspace.folder_of(key)).epoch < 3:
         time.sleep(0.1)
     workspace.stop(key)
     stopped = ended(workspace, key)
-    assert (stopped.state, stopped.epoch < 400) == ("stopped", True)
+    assert (stopped.state, stopped.epoch < 100) == ("stopped", True)
     workspace.resume(key)
     assert ended(workspace, key).state == "finished"
     records, _ = jobs.read_records(workspace.folder_of(key))
-    assert [r["epoch"] for r in records if r["kind"] == "epoch"] == list(range(1, 401))
+    assert [r["epoch"] for r in records if r["kind"] == "epoch"] == list(range(1, 101))
     with pytest.raises(JobError, match="finished"):
         workspace.resume(key)
 

@@ -18,7 +18,9 @@ import pytest
 from ..servers import PATIENCE, wait_until
 
 ARTEFACTS = Path(__file__).parents[2] / "test-artefacts"
-CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
+# The shell has no windows, which a headless Chromium draws for nobody: half the time.
+CHROMIUMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next((p for n in CHROMIUMS if (p := shutil.which(n))), None)
 MIRA = [sys.executable, "-m", "mira_core.cli"]
 # Of Bokeh's client where a connection breaks: it closes it with a code that browsers refuse, and speaks while it is
 # connecting again, as a page that is left does. Once it is connected, the page is loaded anew.
@@ -104,13 +106,12 @@ class Server:
         except subprocess.TimeoutExpired:
             self.kill()
         self.log.close()
-        subprocess.run(["pkill", "-f", f"mira_core.run {self.workspace}"], check=False)
+        for jobs in (f"mira_core.run {self.workspace}", f"mira_core.starting .*{self.workspace}"):
+            subprocess.run(["pkill", "-f", jobs], check=False)
 
 
-@pytest.fixture
-def server(tmp_path) -> Iterator[Server]:
-    """`mira serve --demo` with a workspace of its own."""
-    workspace = tmp_path / "workspace"
+def _demo(folder: Path) -> Iterator[Server]:
+    workspace = folder / "workspace"
 
     def command(port: int) -> list[str]:
         return [*MIRA, "serve", "--demo", "--workspace", str(workspace), "--port", str(port)]
@@ -118,3 +119,15 @@ def server(tmp_path) -> Iterator[Server]:
     server = Server(workspace, command, {})
     yield server
     server.stop()
+
+
+@pytest.fixture
+def server(tmp_path) -> Iterator[Server]:
+    """`mira serve --demo` with a workspace of its own."""
+    yield from _demo(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory) -> Iterator[Server]:
+    """`mira serve --demo` for all tests of a file, which take what they find in the workspace into account."""
+    yield from _demo(tmp_path_factory.mktemp("shared"))

@@ -49,18 +49,23 @@ def in_theme(page, server, theme: str) -> None:
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_nothing_serious(page, server, theme):
-    in_theme(page, server, theme)
-    page.goto(server.url("?page=explore"))
+def test_axe_finds_nothing_serious_before_anything_ran(page, shared, theme):
+    in_theme(page, shared, theme)
+    page.goto(shared.url("?page=explore"))
     page.get_by_text("No run has topics yet").wait_for()
     assert serious(page) == []
-    stored_run(server.workspace, "told", 40)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_serious(page, shared, theme):
+    in_theme(page, shared, theme)
+    stored_run(shared.workspace, f"told-{theme}", 40)
     for query, shown in {
         "?page=data": "Would keep",
         "?page=model": "The same in Python",
-        "?page=train&job=told": "Finished",
+        f"?page=train&job=told-{theme}": "Finished",
     }.items():
-        page.goto(server.url(query))
+        page.goto(shared.url(query))
         page.get_by_text(shown).first.wait_for()
         if query == "?page=model":
             page.get_by_label("All options").click()
@@ -69,13 +74,13 @@ def test_axe_finds_nothing_serious(page, server, theme):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_nothing_serious_of_a_study(page, server, theme):
-    in_theme(page, server, theme)
-    page.goto(server.url("?page=tune"))
+def test_axe_finds_nothing_serious_of_a_study(page, shared, theme):
+    in_theme(page, shared, theme)
+    page.goto(shared.url("?page=tune"))
     page.get_by_role("button", name="New study").click()
     page.get_by_role("button", name="Begin", exact=True).wait_for()
     assert serious(page) == []
-    study = tuner_for(server, "told").study
+    study = tuner_for(shared, f"told-{theme}").study
     for i, topics in enumerate((3, 5, 7, 9)):
         add_trial(study, topics, 700 + i)
     for part, shown in {
@@ -84,7 +89,7 @@ def test_axe_finds_nothing_serious_of_a_study(page, server, theme):
         "topics": "Losses by number of topics",
         "steer": "A trial with chosen values",
     }.items():
-        page.goto(server.url(f"?page=tune&study=told&trials=1&part={part}"))
+        page.goto(shared.url(f"?page=tune&study=told-{theme}&trials=1&part={part}"))
         page.get_by_text(shown).first.wait_for()
         assert serious(page) == []
 
@@ -100,8 +105,8 @@ def tab_to(page, name: str) -> None:
     raise AssertionError(f"{name!r} is not reached by Tab; {seen}")
 
 
-def test_from_the_demo_to_topics_by_keyboard_alone(page, server):
-    page.goto(server.url())
+def test_from_the_demo_to_topics_by_keyboard_alone(page, shared):
+    page.goto(shared.url())
     page.get_by_text("Would keep").wait_for()
     tab_to(page, "Set up a model")
     page.keyboard.press("Enter")
@@ -116,7 +121,7 @@ def test_from_the_demo_to_topics_by_keyboard_alone(page, server):
     page.keyboard.press("Enter")
     page.get_by_role("heading", name="Explore", exact=True).wait_for()
     for theme in ("light", "dark"):
-        in_theme(page, server, theme)
+        in_theme(page, shared, theme)
         page.reload()
         page.get_by_text("mean share").first.wait_for()
         shot(page, f"by-keyboard-{theme}")

@@ -21,12 +21,13 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 MARKUP = "<img src=x onerror=window.hacked=1>"
 
 
-@pytest.fixture
-def lab(tmp_path):
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
     """A server with a folder of such files, and a secret beside it."""
-    data = tmp_path / "lab"
+    root = tmp_path_factory.mktemp("hostile")
+    data = root / "lab"
     data.mkdir()
-    secret = tmp_path / "secret"
+    secret = root / "secret"
     secret.mkdir()
     adata = mira.data.simulate_expression(60, 40, 3, seed=1)
     adata.write_h5ad(secret / "secret.h5ad")
@@ -41,7 +42,7 @@ def lab(tmp_path):
     adata.write_h5ad(data / f"{MARKUP}.h5ad")
     whole = (data / f"{MARKUP}.h5ad").read_bytes()
     (data / "cut.h5ad").write_bytes(whole[: len(whole) // 2])
-    (data / "pickle.h5ad").write_bytes(pickle.dumps(Harm(tmp_path / "harm")))
+    (data / "pickle.h5ad").write_bytes(pickle.dumps(Harm(root / "harm")))
     (data / "text.h5ad").write_text("no cells")
     bomb(data / "bomb.zarr.zip", 80_000_000)
     adata.write_h5ad(data / "elsewhere.h5ad")
@@ -58,13 +59,13 @@ def lab(tmp_path):
         z.writestr(".zgroup", '{"zarr_format": 2}')
         z.writestr("../../harm/evil.txt", "evil")
 
-    workspace = tmp_path / "workspace"
+    workspace = root / "workspace"
     server = Server(
         workspace,
         lambda port: [*MIRA, "serve", "--data", str(data), "--workspace", str(workspace), "--port", str(port)],
         {},
     )
-    server.root = tmp_path
+    server.root = root
     yield server
     server.stop()
 

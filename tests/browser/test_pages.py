@@ -44,19 +44,19 @@ def stored_run(workspace, name: str, n_steps: int, **model) -> None:
     (folder / "status.json").write_text(json.dumps(status.__dict__))
 
 
-def test_a_file_is_uploaded_and_opened_and_a_broken_one_is_told(page, server, tmp_path):
+def test_a_file_is_uploaded_and_opened_and_a_broken_one_is_told(page, shared, tmp_path):
     adata = mira.data.simulate_expression(3000, 400, 4, seed=1)
     adata.obs["<b>bold</b>"] = "<img src=x onerror=alert(1)>"
     path = tmp_path / "my cells.h5ad"
     adata.write_h5ad(path)
-    page.goto(server.url("?page=data&data="))
+    page.goto(shared.url("?page=data&data="))
     page.get_by_text("Drop a file here, or choose one").wait_for()
     page.locator("input[type=file]").set_input_files(path)
     page.get_by_text("my cells.h5ad is here").wait_for()
     page.get_by_text("3,000", exact=True).wait_for()
     page.get_by_text("Raw counts in X.").wait_for()
     page.get_by_text("<img src=x onerror=alert(1)>").wait_for()  # as text
-    assert (server.workspace / "uploads" / "my cells.h5ad").read_bytes() == path.read_bytes()
+    assert (shared.workspace / "uploads" / "my cells.h5ad").read_bytes() == path.read_bytes()
     shot(page, "data-uploaded")
 
     broken = tmp_path / "broken.h5ad"
@@ -65,11 +65,11 @@ def test_a_file_is_uploaded_and_opened_and_a_broken_one_is_told(page, server, tm
     page.get_by_text("broken.h5ad cannot be read").wait_for()
     page.locator("input[type=file]").set_input_files({"name": "a.csv", "mimeType": "text/csv", "buffer": b"1,2"})
     page.get_by_text("a.csv is of no format that can be opened").wait_for()
-    assert sorted(p.name for p in (server.workspace / "uploads").iterdir()) == ["broken.h5ad", "my cells.h5ad"]
+    assert sorted(p.name for p in (shared.workspace / "uploads").iterdir()) == ["broken.h5ad", "my cells.h5ad"]
 
 
-def test_options_are_found_and_a_model_is_pasted(page, server):
-    page.goto(server.url("?page=model"))
+def test_options_are_found_and_a_model_is_pasted(page, shared):
+    page.goto(shared.url("?page=model"))
     page.get_by_text("The same in Python").wait_for()
     page.get_by_label("Find an option").fill("dropout decoder")
     page.keyboard.press("Tab")
@@ -92,8 +92,8 @@ def test_options_are_found_and_a_model_is_pasted(page, server):
     assert page.get_by_label("num_topics", exact=True).input_value() == "7"
 
 
-def test_learning_rates_are_tested_dragged_taken_over_and_kept(page, server):
-    page.goto(server.url("?page=model"))
+def test_learning_rates_are_tested_dragged_taken_over_and_kept(page, shared):
+    page.goto(shared.url("?page=model"))
     page.get_by_text("The same in Python").wait_for()
     fill(page, "num_epochs", "2")
     page.get_by_text("num_epochs=2").wait_for()
@@ -110,16 +110,16 @@ def test_learning_rates_are_tested_dragged_taken_over_and_kept(page, server):
     wait_until(lambda: page.get_by_label("max_learning_rate", exact=True).input_value() == "0.05", 10, "it is taken")
     page.get_by_role("button", name="Train", exact=True).click()
     page.get_by_role("button", name="See the topics").wait_for(timeout=270_000)
-    (folder,) = [f for f in (server.workspace / "jobs").iterdir() if "learning-rates" not in f.name]
+    (folder,) = [f for f in (shared.workspace / "jobs").iterdir() if "learning-rates" not in f.name]  # the first run
     model = mira.topics.load_model(folder / "result" / "model.safetensors")
     assert model.max_learning_rate == 0.05
     assert model.plot_learning_rate_bounds() is not None  # the curve is saved with it
 
 
-def test_runs_are_compared_and_pinned_and_what_is_looked_at_stays(page, server):
-    stored_run(server.workspace, "first", 400, num_topics=5)
-    stored_run(server.workspace, "second", 300, num_topics=9)
-    page.goto(server.url("?page=train&job=first&beside=second"))
+def test_runs_are_compared_and_pinned_and_what_is_looked_at_stays(page, shared):
+    stored_run(shared.workspace, "first", 400, num_topics=5)
+    stored_run(shared.workspace, "second", 300, num_topics=9)
+    page.goto(shared.url("?page=train&job=first&beside=second"))
     page.get_by_text("What differs").wait_for()
     wait_until(lambda: any(x.startswith("second") for x in page.evaluate(SHOWN)), 20, "the other run is drawn")
     for text in ("num_topics", "5", "9"):
@@ -140,19 +140,19 @@ def test_runs_are_compared_and_pinned_and_what_is_looked_at_stays(page, server):
     shot(page, "train-compared")
 
 
-def test_a_long_training_is_light(page, server):
-    stored_run(server.workspace, "long", 100_000)
+def test_a_long_training_is_light(page, shared):
+    stored_run(shared.workspace, "long", 100_000)
     received = []
     page.on("websocket", lambda ws: ws.on("framereceived", lambda frame: received.append(len(frame))))
-    page.goto(server.url("?page=train&job=long"))
+    page.goto(shared.url("?page=train&job=long"))
     page.get_by_text("step 100,000 of 100,000").wait_for(timeout=180_000)
     wait_until(lambda: len(page.evaluate(POINTS)) > 1000, 30, "points on the loss figure")
     assert page.evaluate(POINTS)[-1] > 99_900
     assert sum(received) < 5e6
 
 
-def test_a_run_that_was_stopped_goes_on_and_one_that_failed_is_tried_again(page, server):
-    page.goto(server.url("?page=model"))
+def test_a_run_that_was_stopped_goes_on_and_one_that_failed_is_tried_again(page, shared):
+    page.goto(shared.url("?page=model"))
     page.get_by_text("The same in Python").wait_for()
     fill(page, "num_epochs", "6000")
     page.get_by_text("num_epochs=6000").wait_for()
@@ -169,11 +169,11 @@ def test_a_run_that_was_stopped_goes_on_and_one_that_failed_is_tried_again(page,
     page.get_by_role("button", name="Stop", exact=True).click()
     page.get_by_role("button", name="Go on").wait_for(timeout=180_000)
 
-    stored_run(server.workspace, "failed", 50, max_learning_rate=0.3)
-    status = json.loads((server.workspace / "jobs" / "failed" / "status.json").read_text())
+    stored_run(shared.workspace, "failed", 50, max_learning_rate=0.3)
+    status = json.loads((shared.workspace / "jobs" / "failed" / "status.json").read_text())
     status |= {"state": "failed", "error": {"type": "TrainingError", "message": "it diverged", "traceback": "Trace"}}
-    (server.workspace / "jobs" / "failed" / "status.json").write_text(json.dumps(status))
-    page.goto(server.url("?page=train&job=failed"))
+    (shared.workspace / "jobs" / "failed" / "status.json").write_text(json.dumps(status))
+    page.goto(shared.url("?page=train&job=failed"))
     page.get_by_text("Try again uses a third of the learning rate (0.1)").wait_for()
     page.get_by_role("button", name="Try again").click()
     wait_until(lambda: "job=failed" not in page.evaluate("location.href"), 20, "the new run is shown")

@@ -65,15 +65,16 @@ def test_from_demo_cells_to_topics_on_the_cells(page, server):
     shot(page, "data")
 
     page.get_by_role("button", name="Set up a model").click()
-    start_training(page, num_topics="6", num_epochs="60", seed="1")
+    start_training(page, num_topics="6", num_epochs="150", seed="1")
 
     wait_until(lambda: len(page.evaluate(POINTS)) > 0, 60, "points on the loss figure")
     first = len(page.evaluate(POINTS))
-    assert not page.get_by_text("Finished", exact=True).is_visible()  # they arrive while it trains
+    assert first < 1350  # they arrive while it trains
     wait_until(lambda: len(page.evaluate(POINTS)) > first, 30, "more points on the loss figure")
     shot(page, "train-live")
     page.get_by_role("button", name="See the topics").wait_for(timeout=120_000)
-    assert page.evaluate(POINTS) == list(range(1, 541))  # 9 steps of 64: a tenth of 700 cells is held out
+    steps = page.evaluate(POINTS)
+    assert (steps[0], steps[-1]) == (1, 1350)  # 9 steps of 64: a tenth of 700 cells is held out
     shot(page, "train-finished")
 
     page.get_by_role("button", name="See the topics").click()
@@ -97,8 +98,8 @@ def test_from_demo_cells_to_topics_on_the_cells(page, server):
     other.close()
 
 
-def test_a_wrong_value_is_told_beside_its_field_and_nothing_can_be_started(page, server):
-    page.goto(server.url("?page=model"))
+def test_a_wrong_value_is_told_beside_its_field_and_nothing_can_be_started(page, shared):
+    page.goto(shared.url("?page=model"))
     page.get_by_text("The same in Python").wait_for()
     train = page.get_by_role("button", name="Train", exact=True)
     fill(page, "num_topics", "1")
@@ -195,21 +196,36 @@ def test_training_again_and_again_with_other_pages_between(page, server):
     page.get_by_text("there is no job 'nope'").wait_for()
 
 
-@pytest.mark.parametrize("width", [1440, 1024, 390])
-def test_pages_fit_desks_and_phones_in_light_and_dark(browser, server, width):
-    context = browser.new_context(viewport={"width": width, "height": 900})
+# What each page has once it is all there, of a demo, before anything ran.
+SHOWN = {
+    "data": "Would keep", "model": "The same in Python", "train": "No run yet", "tune": "New study",
+    "explore": "No run has topics yet",
+}  # fmt: skip
+
+
+def test_pages_fit_desks_and_phones_in_light_and_dark(browser, server):
+    """Opened on a phone in light and on a desk in dark, and then made wider and narrower."""
+    context = browser.new_context()
     page = context.new_page()
-    for theme in ("light", "dark"):
+    for theme, widths in {"light": (390, 1024, 1440), "dark": (1440, 1024, 390)}.items():
         for name in ("data", "model", "train", "tune", "explore"):
+            page.set_viewport_size({"width": widths[0], "height": 900})
             page.goto(server.url(f"?page={name}"))
             page.get_by_role("heading", name=name.capitalize(), exact=True).wait_for()
+            page.get_by_text(SHOWN[name]).first.wait_for()
             wait_until(lambda: page.evaluate("document.fonts.status") == "loaded", 10, "fonts")
-            assert page.evaluate("document.documentElement.scrollWidth") <= width, name
-            for tab in ("Data", "Model", "Train", "Tune", "Explore"):
-                box = page.get_by_role("tab", name=tab).bounding_box()
-                assert box is not None, tab
-                assert box["x"] + box["width"] <= width, tab
-            shot(page, f"{name}-{width}-{theme}")
+            for width in widths:
+                page.set_viewport_size({"width": width, "height": 900})
+                wait_until(
+                    lambda w=width: page.evaluate("document.documentElement.scrollWidth") <= w,
+                    5,
+                    f"{name} fits {width}",
+                )
+                for tab in ("Data", "Model", "Train", "Tune", "Explore"):
+                    box = page.get_by_role("tab", name=tab).bounding_box()
+                    assert box is not None, tab
+                    assert box["x"] + box["width"] <= width, tab
+                shot(page, f"{name}-{width}-{theme}")
         if theme == "light":
             page.get_by_role("button", name="Toggle theme").click()
             wait_until(lambda: "mira_theme=dark" in page.evaluate("document.cookie"), 10, "the theme is kept")
@@ -233,9 +249,9 @@ def test_panel_serve_shows_the_same(page, tmp_path):
         server.stop()
 
 
-def test_a_table_that_is_drawn_anew_before_it_was_built_is_silent(page, server):
+def test_a_table_that_is_drawn_anew_before_it_was_built_is_silent(page, shared):
     """Tabulator's own would tell Panel that the new one is ready."""
-    page.goto(server.url("?page=data&data=demo:pbmc700"))
+    page.goto(shared.url("?page=data&data=demo:pbmc700"))
     page.get_by_role("heading", name="Data").wait_for()
     page.wait_for_function("window.Tabulator?.prototype.miraSilent")
     built = page.evaluate("""() => new Promise((done) => {

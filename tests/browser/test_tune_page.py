@@ -145,13 +145,13 @@ def test_a_study_from_its_beginning_to_the_topics_of_its_best_model(page, server
     shot(page, "tune-list")
 
 
-def test_an_estimate_by_gradients_is_handed_to_a_new_study_as_its_range(page, server):
-    page.goto(server.url("?page=tune"))
+def test_an_estimate_by_gradients_is_handed_to_a_new_study_as_its_range(page, shared):
+    page.goto(shared.url("?page=tune"))
     page.get_by_role("button", name="New study").click()
     page.get_by_role("button", name="Estimate the number of topics").click()
     page.get_by_text("of 3,").first.wait_for(timeout=180_000)  # steps
     page.get_by_role("button", name="Search: ").wait_for(timeout=180_000)
-    (folder,) = [f for f in (server.workspace / "jobs").iterdir() if jobs.read_spec(f)["kind"] == "gradient_tune"]
+    (folder,) = [f for f in (shared.workspace / "jobs").iterdir() if jobs.read_spec(f)["kind"] == "gradient_tune"]
     n = json.loads((folder / "result" / "contributions.json").read_text())["num_topics"]
     low, high = max(2, n // 2), max(2 * n, max(2, n // 2) + 4)
     page.get_by_role("button", name=f"Search: {low} to {high}").click()
@@ -222,11 +222,11 @@ def test_a_killed_worker_is_purged_while_a_live_one_goes_on(page, server, tmp_pa
         log.close()
 
 
-def test_selection_and_zoom_stay_over_twenty_updates(page, server):
-    tuner = tuner_for(server, "live")
+def test_selection_and_zoom_stay_over_twenty_updates(page, shared):
+    tuner = tuner_for(shared, "live")
     for i in range(8):
         add_trial(tuner.study, 3 + i, 500 + (i - 4) ** 2)
-    open_study(page, server, "live")
+    open_study(page, shared, "live")
     wait_until(lambda: len(page.evaluate(NUMBERS)) == 8, 30, "the trials are drawn")
     page.get_by_text("Select a trial, in a figure or in the table").wait_for()
     wait_until(lambda: page.locator(".tabulator-row").count() > 0, 30, "the table is there")
@@ -261,10 +261,10 @@ def test_selection_and_zoom_stay_over_twenty_updates(page, server):
     wait_until(lambda: page.evaluate(_found(IS_TRIALS, "[model.y_scale.type]")) == ["LogScale"], 10, "the axis is log")
 
 
-def test_a_trial_in_the_url_is_selected_once_it_has_been_read(page, server):
-    tuner = tuner_for(server, "link")
+def test_a_trial_in_the_url_is_selected_once_it_has_been_read(page, shared):
+    tuner = tuner_for(shared, "link")
     add_trial(tuner.study, 3, 500)
-    page.goto(server.url("?page=tune&study=link&trials=2"))
+    page.goto(shared.url("?page=tune&study=link&trials=2"))
     wait_until(lambda: len(page.evaluate(NUMBERS)) == 1, 30, "the trials are drawn")
     for i in (1, 2):
         add_trial(tuner.study, 3 + i, 500 + i)
@@ -273,9 +273,9 @@ def test_a_trial_in_the_url_is_selected_once_it_has_been_read(page, server):
     assert "trials=2" in page.evaluate("location.search")
 
 
-def test_two_people_on_one_study(page, server):
+def test_two_people_on_one_study(page, shared):
     """What one selects moves nothing for the other; what one purges, queues or narrows both see."""
-    tuner = tuner_for(server, "two")
+    tuner = tuner_for(shared, "two")
     study = tuner.study
     for i in range(4):
         add_trial(study, 3 + i, 500 + i)
@@ -284,7 +284,7 @@ def test_two_people_on_one_study(page, server):
     gone = add_trial(study, 6, 550, TrialState.RUNNING, process={**this_process(), "pid": 2**22 + 1})
     other = page.context.new_page()
     for each in (page, other):
-        open_study(each, server, "two")
+        open_study(each, shared, "two")
         wait_until(lambda each=each: len(each.evaluate(NUMBERS)) == 6, 30, "the trials are drawn")
         each.wait_for_timeout(1500)
     assert page.evaluate(SELECT, [1])
@@ -320,8 +320,8 @@ def test_two_people_on_one_study(page, server):
     other.close()
 
 
-def test_a_pinned_trial_is_compared_topic_by_topic(page, server):
-    tuner = tuner_for(server, "pins", num_epochs=10)
+def test_a_pinned_trial_is_compared_topic_by_topic(page, shared):
+    tuner = tuner_for(shared, "pins", num_epochs=10)
     adata = mira.data.load_demo()
     for i, topics in enumerate((5, 4)):
         path = tuner._plan.weights(i)
@@ -330,7 +330,7 @@ def test_a_pinned_trial_is_compared_topic_by_topic(page, server):
         mira.topics.make_model(*adata.shape, **options).fit(adata).save(path)
         add_trial(tuner.study, topics, 500 + i, weights=str(path))
     add_trial(tuner.study, 6, 490)  # whose weights are nowhere
-    open_study(page, server, "pins")
+    open_study(page, shared, "pins")
     wait_until(lambda: len(page.evaluate(NUMBERS)) == 3, 30, "the trials are drawn")
     page.wait_for_timeout(1500)
     page.evaluate(SELECT, [0])
@@ -346,12 +346,12 @@ def test_a_pinned_trial_is_compared_topic_by_topic(page, server):
     page.get_by_text("Topics are not compared").wait_for()
     page.get_by_role("button", name="Topics on the cells").click()
     page.get_by_text("the model of trial 2 is not here").first.wait_for()
-    page.goto(server.url(link))  # the same link shows a colleague the same view
+    page.goto(shared.url(link))  # the same link shows a colleague the same view
     page.get_by_text("Topics, matched").wait_for(timeout=270_000)
     assert page.evaluate(SELECTED) == [1]
     control.hide(tuner.study, [0])
     wait_until(lambda: page.evaluate(NUMBERS) == [1, 2], 10, "what another hides is gone")
-    page.goto(server.url("?page=tune&study=nope"))
+    page.goto(shared.url("?page=tune&study=nope"))
     page.get_by_text("there is no study 'nope' in the storage").wait_for()
 
 
