@@ -20,7 +20,7 @@ ROOT = Path(mira_core.__file__).parent
 LAYERS = ["base", "data", "nn", "models", "training", "plots", "estimators", "analysis", "tuning", "top", "mira_app"]
 BASE = {"errors", "options", "records", "recommend", "files", "processes", "safer", "colours", "environment"}
 PACKAGES = set(LAYERS[1:-2])
-TOP = {"__init__", "topics", "jobs", "kinds", "run", "running", "reporting", "estimate", "cli", "notation",
+TOP = {"__init__", "topics", "jobs", "kinds", "run", "running", "reporting", "starting", "estimate", "cli", "notation",
        "export"}  # fmt: skip
 SOURCES = sorted(ROOT.rglob("*.py"))
 DASHBOARD = {"panel", "bokeh", "holoviews", "mira_app", "panel_material_ui"}
