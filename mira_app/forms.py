@@ -6,7 +6,6 @@ A field left empty is not given to the model, which then recommends a value; the
 from __future__ import annotations
 
 import functools
-import glob
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ import panel as pn
 import panel_material_ui as pmui
 import param
 
-from mira_core import notation, options
+from mira_core import environment, notation, options
 from mira_core.data import Recipe, open_data
 from mira_core.data.describe import Description, Layer, describe
 from mira_core.data.inspection.covariates import TECHNICAL
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 NOTATIONS = ("Python", "Command", "JSON")
 WRONG = "# Correct the marked option first."
 MARKED = "highly_variable"  # column in which scanpy, and recipes, mark features
-DEVICES = ("nvidia*", "nvhost*", "nvmap", "kfd", "dxg")  # of GPUs: NVIDIA's, Jetson's, AMD's, in WSL
 LEAST_MARKED = 50  # features, from which a model can be made
 
 
@@ -329,7 +327,7 @@ def _asking() -> Future[subprocess.CompletedProcess[str]] | None:
 
     Nobody is asked where Linux has the device of none.
     """
-    if sys.platform.startswith("linux") and not any(glob.glob(f"/dev/{name}") for name in DEVICES):
+    if not environment.may_have_gpu():
         return None
     command = [sys.executable, "-c", "import torch; print(torch.cuda.is_available())"]
     return ThreadPoolExecutor(1).submit(subprocess.run, command, capture_output=True, text=True, check=False)

@@ -50,6 +50,7 @@ THEME = {
 }
 IN_URL = ["page", "data", "recipe", "job", "test", "beside", "study", "part", "trials", "pin", "colour", "feature",
           "column", "tab", "against"]  # fmt: skip
+SCRIPTS = ("accessible.js", "recover.js", "tables.js")
 NARROW = "@media (max-width: 640px)"
 HEAD = {
     "& .MuiAppBar-root .title": {
@@ -118,7 +119,7 @@ def app() -> Page:
         # Back and forward change the URL alone; what it says has to be loaded.
         back = "window.addEventListener('popstate', () => window.location.reload())"
         pn.state.curdoc.js_on_event("document_ready", CustomJS(code=back))
-        for script in ("accessible.js", "recover.js", "tables.js"):
+        for script in SCRIPTS:
             pn.state.curdoc.js_on_event("document_ready", CustomJS(code=asset(script).read_text()))
     workspace, hub, studies = shared()
     arrived = Arrived()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import platform
+import sys
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
@@ -60,6 +62,12 @@ def describe(device: str = "cpu") -> dict[str, Any]:
         "device": device,
         "gpu": gpu,
     }
+
+
+def may_have_gpu() -> bool:
+    """Whether this machine may have a GPU that torch could use: told at once, without torch, by what Linux has."""
+    devices = ("nvidia*", "nvhost*", "nvmap", "kfd", "dxg")  # NVIDIA's, Jetson's, AMD's, in WSL
+    return not sys.platform.startswith("linux") or any(glob.glob(f"/dev/{name}") for name in devices)
 
 
 def _processor() -> str:
