@@ -17,6 +17,7 @@ from mira_core.errors import OptionError
 from mira_core.recommend import ResolvedOption
 
 from .pages import parts
+from .styles import FIELD, SEVERAL
 
 EMPTY = ""
 NOT_GIVEN: Any = object()  # None is a value of some options: no prior
@@ -63,7 +64,7 @@ class Field:
                 options=list(self.choices or {}),
                 value=[],
                 description=help_text,
-                visual_size="small",
+                stylesheets=[SEVERAL],
                 **shared,
             )
         if self.choices is not None:
@@ -84,7 +85,7 @@ class Field:
                 description=help_text,
                 **shared,
             )
-        return pmui.TextInput(value=EMPTY, description=help_text, **shared)
+        return pmui.TextInput(value=EMPTY, description=help_text, stylesheets=[FIELD], **shared)
 
     def _on_change(self, _: Any) -> None:
         if not self._quiet:

@@ -23,7 +23,7 @@ HTML = {
         b {{ color: var(--panel-primary-color); font-weight: 600; }}""",
     "empty": _BASE + f"""
         :host {{ border: 1px dashed {LINE}; border-radius: 4px; padding: 28px 16px; text-align: center; color: {MUTED};
-                 margin: 8px 10px; box-sizing: border-box; }}
+                 margin: 8px 10px; box-sizing: border-box; overflow-wrap: anywhere; }}
         b {{ color: {INK}; font-weight: 500; }}""",
     "good": _BASE + "[role] { border-left: 3px solid #009e73; padding: 5px 10px; }",
     "problem": _BASE + f"""
@@ -102,6 +102,18 @@ def _grid(columns: str) -> str:
         .scroll-button {{ display: none !important; }}  /* which would take a cell */"""
 
 
+# The name above the field, also while it is empty; what it would be is seen in it then.
+FIELD = """
+    .MuiInputLabel-root { transform: translate(14px, -9px) scale(0.75) !important; }
+    .MuiOutlinedInput-notchedOutline legend { max-width: 100% !important; }
+    .MuiInputBase-input::placeholder { opacity: 0.42 !important; }"""
+# A choice of several, as high as the others.
+SEVERAL = (
+    FIELD
+    + """
+    .MuiSelect-select { padding: 8.5px 14px !important; min-height: 1.4375em !important; }
+    .MuiChip-root { height: 22px !important; }"""
+)
 # Layouts, as style sheets of the boxes that are laid out.
 GRID = _grid("repeat(auto-fill, minmax(min(230px, 100%), 1fr))")
 HALVES = _grid("repeat(auto-fit, minmax(min(440px, 100%), 1fr))")

@@ -35,6 +35,7 @@ from . import processes
 # is of use to it.
 LOADED = ("mira_core.data.look", "mira_core.run", "mira_core.running.fit", "mira_core.estimate", "scanpy")
 LONGEST_MESSAGE = 2**16
+ANSWER = 5.0  # seconds in which it forks; a job that it starts later than that finds itself begun already
 
 
 class Done(NamedTuple):
@@ -161,7 +162,7 @@ class Starter:
         assert self._socket is not None
         ended, tells = os.pipe()
         try:
-            self._socket.setblocking(True)
+            self._socket.settimeout(ANSWER)
             message = json.dumps([module, list(arguments)]).encode()
             socket.send_fds(self._socket, [message], [*descriptors, tells])
             told = self._socket.recv(64)
@@ -180,7 +181,7 @@ class Starter:
             self._socket.close()  # at which it ends
         if self._forks is not None:
             atexit.unregister(self.close)
-            self._forks.terminate()
+            self._forks.kill()
             self._forks.wait()
         self._socket, self._forks, self._ready = None, None, False
 

@@ -70,6 +70,7 @@ class Heatmap:
         self.root.axis.axis_line_color = self.root.axis.major_tick_line_color = None
         self.root.outline_line_color = None
         self.root.xaxis.major_label_orientation = 0.9
+        self.root.yaxis.axis_label = " "  # room for names, which may be wider once the page's font has come
         can_be_saved(self.root, name)
         self.root.on_event(Tap, self._tapped)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import html
 import logging
@@ -11,6 +12,7 @@ import re
 import traceback
 import urllib.parse
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -25,6 +27,7 @@ from ..styles import HTML, SHEET
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
+_FETCHING = ThreadPoolExecutor(16, "fetch")  # what pages show, of all sessions
 LONG = 12  # rows from which a table is one to search in
 WIDE = 40  # letters above which text is broken into lines
 
@@ -154,10 +157,11 @@ def load(below: Any, fetch: Callable[[], T], show: Callable[[T], None]) -> None:
         What to get, and what to do with it.
     """
     below.objects = [pmui.LinearProgress(variant="indeterminate", sizing_mode="stretch_width")]
+    fetched = _FETCHING.submit(contextvars.copy_context().run, fetch)  # while the browser loads the page
 
     async def go() -> None:
         try:
-            got = await asyncio.to_thread(fetch)
+            got = await asyncio.wrap_future(fetched)
         except MiraError as wrong:
             told = problem(str(wrong))
         except Exception as wrong:

@@ -103,7 +103,8 @@ class TopicExplorer(Alone):
         self, model: FittedModel | None = None, adata: ad.AnnData | None = None, *, other: ad.AnnData | None = None,
         modality: ad.AnnData | None = None, many: int = MANY, values: Values | None = None,
         others: Others | None = None, files: Callable[[], dict[str, Path]] = dict,
-        more: Mapping[str, tuple[str, Callable[[TopicExplorer], Any]]] | None = None, **params: Any,
+        more: Mapping[str, tuple[str, Callable[[TopicExplorer], Any]]] | None = None,
+        soon: Callable[[Callable[[], None]], None] | None = None, **params: Any,
     ) -> None:  # fmt: skip
         super().__init__(**params)
         self.values = values if values is not None else _values(model, adata)
@@ -118,16 +119,22 @@ class TopicExplorer(Alone):
         self._make_map(many)
         self._make_parts()
         self.topics = TopicTable(self.paint_by)
+        self._beside = pn.Column(sizing_mode="stretch_width", margin=0)
         upper = pn.Column(
             pn.Column(self.colours, self.working.view, self.map, self.legend, sizing_mode="stretch_width", margin=0),
-            pn.Column(self.topics.view, self._describing.view, sizing_mode="stretch_width", margin=0),
+            self._beside,
             stylesheets=[WIDE_AND_NARROW], sizing_mode="stretch_width", margin=0,
         )  # fmt: skip
         notes = [] if self.cells.embedded else [
             parts.note("These cells have no UMAP; the axes are the topics' principal ones.")
         ]  # fmt: skip
-        self._view = pn.Column(*notes, upper, self.menu, self.body, sizing_mode="stretch_width", margin=0)
+        self._view = pn.Column(*notes, upper, sizing_mode="stretch_width", margin=0)
         self._recolour()
+        (soon or (lambda act: act()))(self._lay_out_the_rest)  # cells are seen first
+
+    def _lay_out_the_rest(self) -> None:
+        self._beside.objects = [self.topics.view, self._describing.view]
+        self._view.extend([self.menu, self.body])
         self._show_part()
         self._describing.run("Describing topics", lambda _: analysis.describe_topics(self.cells.topics_only),
                              self.topics.update)  # fmt: skip

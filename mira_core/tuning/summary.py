@@ -131,7 +131,8 @@ def summarise(
         difference = covariance.diagonal() + covariance[least, least] - 2 * covariance[least]
         alike = grid[mean - mean[least] <= SURE * np.sqrt(np.maximum(difference, 0))].tolist()
     else:
-        said.append(f"only {len(k_T)} trials with {len(losses)} numbers of topics have completed; the best may be luck")
+        few = "one trial has" if len(k_T) == 1 else f"{len(k_T)} trials with {_numbers(len(losses))} of topics have"
+        said.append(f"only {few} completed; the best may be luck")
     topics, compared = pd.DataFrame(), []
     if best.number in models:
         compared = [n for n in models if n != best.number]
@@ -232,3 +233,7 @@ def _ranges(numbers: Sequence[int]) -> str:
         else:
             groups.append([n])
     return ", ".join(str(g[0]) if len(g) == 1 else f"{g[0]} to {g[-1]}" for g in groups)
+
+
+def _numbers(n: int) -> str:
+    return "one number" if n == 1 else f"{n} numbers"

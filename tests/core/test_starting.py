@@ -114,6 +114,22 @@ def test_a_training_outlives_what_it_was_forked_from_and_is_seen_to_be_killed(tm
     assert [jobs.read_status(f).state for f in folders] == ["stopped", "died"]
 
 
+def test_one_that_hangs_is_done_without(tmp_path, monkeypatch):
+    monkeypatch.setattr("mira_core.starting.ANSWER", 0.5)
+    starter = Starter()
+    starter.prepare()
+    wait_until(lambda: is_ready(starter), 60, "all has been loaded")
+    hung = psutil.Process(starter._forks.pid)
+    hung.suspend()
+    folder = a_job(tmp_path / "job")
+    process = start(starter, folder)
+    assert process.pid != hung.pid
+    wait_until(lambda: process.poll() is not None, 60, "its end")
+    assert jobs.read_status(folder).state == "finished"
+    assert not hung.is_running()
+    starter.close()
+
+
 def test_it_ends_with_the_one_that_uses_it(tmp_path):
     code = (
         "import time; from mira_core.starting import Starter; s = Starter(); s.prepare(); "
