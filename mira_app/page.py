@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,10 @@ ICONS = {
 def shared() -> tuple[Workspace, Hub, Studies]:
     """Return what all sessions of this process share."""
     workspace = Workspace(Settings.from_environment())
+    # What has been loaded stays. To look through it for garbage, as Panel does after each session, would hold everybody
+    # up for a fifth of a second.
+    gc.collect()
+    gc.freeze()
     return workspace, Hub(), Studies(workspace)
 
 

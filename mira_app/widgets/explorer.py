@@ -112,6 +112,7 @@ class TopicExplorer(Alone):
         self.saved: dict[str, pd.Series] = {}
         compared = others or (None if other is None else _only(other, "the other model"))
         beside = others or (None if modality is None else _only(modality, "the other modality"))
+        self._soon = soon or (lambda act: act())  # cells are seen first, in pages
         self._paint: Paint | None = None
         self._quiet = False
         self._made: dict[str, Any] = {}
@@ -130,7 +131,7 @@ class TopicExplorer(Alone):
         ]  # fmt: skip
         self._view = pn.Column(*notes, upper, sizing_mode="stretch_width", margin=0)
         self._recolour()
-        (soon or (lambda act: act()))(self._lay_out_the_rest)  # cells are seen first
+        self._soon(self._lay_out_the_rest)
 
     def _lay_out_the_rest(self) -> None:
         self._beside.objects = [self.topics.view, self._describing.view]
@@ -289,7 +290,7 @@ class TopicExplorer(Alone):
             self._offer()
             return
         self.param.update(selected=chosen, colour=SELECTION)
-        self.part = "selection"
+        self._soon(lambda: setattr(self, "part", "selection"))
 
     def keep_selection(self, name: str) -> None:
         """Keep who is selected as a column, ``"selected"`` and ``"others"``.
