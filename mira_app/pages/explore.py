@@ -148,7 +148,6 @@ class ExplorePage:
             values=values,
             others=(lambda: self._others(key), self._cells_of),
             files=self.workspace.feature_sets,
-            soon=parts.in_turn,
             more={"exports": ("Exports", lambda _: ExportsCard(self.workspace, key))},
             **{name: str(value) for name, value in asked.items()},
         )

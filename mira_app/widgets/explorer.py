@@ -103,8 +103,7 @@ class TopicExplorer(Alone):
         self, model: FittedModel | None = None, adata: ad.AnnData | None = None, *, other: ad.AnnData | None = None,
         modality: ad.AnnData | None = None, many: int = MANY, values: Values | None = None,
         others: Others | None = None, files: Callable[[], dict[str, Path]] = dict,
-        more: Mapping[str, tuple[str, Callable[[TopicExplorer], Any]]] | None = None,
-        soon: Callable[[Callable[[], None]], None] | None = None, **params: Any,
+        more: Mapping[str, tuple[str, Callable[[TopicExplorer], Any]]] | None = None, **params: Any,
     ) -> None:  # fmt: skip
         super().__init__(**params)
         self.values = values if values is not None else _values(model, adata)
@@ -112,7 +111,6 @@ class TopicExplorer(Alone):
         self.saved: dict[str, pd.Series] = {}
         compared = others or (None if other is None else _only(other, "the other model"))
         beside = others or (None if modality is None else _only(modality, "the other modality"))
-        self._soon = soon or (lambda act: act())  # cells are seen first, in pages
         self._paint: Paint | None = None
         self._quiet = False
         self._made: dict[str, Any] = {}
@@ -120,22 +118,16 @@ class TopicExplorer(Alone):
         self._make_map(many)
         self._make_parts()
         self.topics = TopicTable(self.paint_by)
-        self._beside = pn.Column(sizing_mode="stretch_width", margin=0)
         upper = pn.Column(
             pn.Column(self.colours, self.working.view, self.map, self.legend, sizing_mode="stretch_width", margin=0),
-            self._beside,
+            pn.Column(self.topics.view, self._describing.view, sizing_mode="stretch_width", margin=0),
             stylesheets=[WIDE_AND_NARROW], sizing_mode="stretch_width", margin=0,
         )  # fmt: skip
         notes = [] if self.cells.embedded else [
             parts.note("These cells have no UMAP; the axes are the topics' principal ones.")
         ]  # fmt: skip
-        self._view = pn.Column(*notes, upper, sizing_mode="stretch_width", margin=0)
+        self._view = pn.Column(*notes, upper, self.menu, self.body, sizing_mode="stretch_width", margin=0)
         self._recolour()
-        self._soon(self._lay_out_the_rest)
-
-    def _lay_out_the_rest(self) -> None:
-        self._beside.objects = [self.topics.view, self._describing.view]
-        self._view.extend([self.menu, self.body])
         self._show_part()
         self._describing.run("Describing topics", lambda _: analysis.describe_topics(self.cells.topics_only),
                              self.topics.update)  # fmt: skip
@@ -290,7 +282,7 @@ class TopicExplorer(Alone):
             self._offer()
             return
         self.param.update(selected=chosen, colour=SELECTION)
-        self._soon(lambda: setattr(self, "part", "selection"))
+        self.part = "selection"
 
     def keep_selection(self, name: str) -> None:
         """Keep who is selected as a column, ``"selected"`` and ``"others"``.
