@@ -106,7 +106,6 @@ class Embedding:
         self.legend: list[tuple[str, str]] = []
         self.on_select: Callable[[np.ndarray], None] | None = None
         self.window: Window = self.raster.whole
-        self._sent: Window | None = None  # of the image that is there
         self.paint = Paint("", numbers=np.full(self.n, np.nan, np.float32))
         self.meant: np.ndarray | None = None
         self.source = ColumnDataSource({"x": [], "y": [], "name": [], "value": [], "colour": []})
@@ -214,13 +213,8 @@ class Embedding:
     def _draw_image(self, image: Image) -> None:
         w = image.window
         self._told.args = {"levels": list(self.paint.levels)}
-        coloured = {"image": [image.rgba], "value": [image.value]}
-        if self._sent == w and len(self.picture.data["x"]):
-            self.picture.data.update(coloured)  # where the cells are is known there
-            return
-        self._sent = w
         self.picture.data = {
-            **coloured, "cells": [image.cells],
+            "image": [image.rgba], "cells": [image.cells], "value": [image.value],
             "x": [w.x0], "y": [w.y0], "dw": [w.x1 - w.x0], "dh": [w.y1 - w.y0],
         }  # fmt: skip
 
