@@ -6,6 +6,7 @@ tick. The prototype was an asyncio task, which inherited the document of the ses
 
 from __future__ import annotations
 
+import abc
 import functools
 import logging
 import threading
@@ -31,20 +32,20 @@ Listener = Callable[..., None]
 
 
 @dataclass(eq=False)
-class Followed:
+class Followed(abc.ABC):
     """Something that somebody looks at, by a key of its own, and what has been read of it."""
 
     key: Hashable
     listeners: dict[int, tuple[Any, Listener]] = field(default_factory=dict)
     waiting: set[int] = field(default_factory=set)  # listeners that have been told nothing yet
 
+    @abc.abstractmethod
     def read(self) -> bool:
         """Read what is new; return whether there is anything."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def told(self) -> tuple[Any, ...]:
         """Return what listeners are told."""
-        raise NotImplementedError
 
 
 @dataclass(eq=False)

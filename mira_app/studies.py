@@ -383,13 +383,12 @@ class Studies:
         """
         path = self.weights(reading, number)
         plan = reading.plan
-        assert plan is not None
-        data, recipe = plan.data, plan.recipe
+        data, recipe = (plan.data, plan.recipe) if plan is not None else (None, None)
         if data is None:
             if not source:
                 raise TuningError(
-                    "this study was begun with cells that were in memory; choose their file on the Data page, and "
-                    "open the trial again"
+                    "this study does not say where its cells are: they were in memory, or it was not made by a "
+                    "BayesianTuner. Choose their file on the Data page, and open the trial again"
                 )
             data, recipe = self.workspace.data_of(source), None
         predict = {"model": str(path), "study": reading.name, "trial": number}

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from .data.demo import DEMO
-from .data.job_data import open_cells, open_named
+from .data.recipe import open_cells
+from .data.sources import open_named
 from .errors import JobError, MiraError
 from .estimators.estimating import COPIES_OF_A_JOB, Estimate, estimate, open_lightly
 from .estimators.topic_model import TopicModel

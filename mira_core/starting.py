@@ -18,13 +18,13 @@ import importlib
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import IO, Any, NamedTuple, Protocol
@@ -55,6 +55,9 @@ class Process(Protocol):
 
     def poll(self) -> int | None:
         """Return its status, None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return its status once it has ended; `subprocess.TimeoutExpired` after so many seconds."""
 
 
 class Starter:
@@ -118,15 +121,13 @@ class Starter:
             files[0].write(given.encode())
             files[0].seek(0)
             process = self.start(module, arguments, *files)
-            until = time.monotonic() + timeout if timeout is not None else None
-            pause = 0.005
-            while (status := process.poll()) is None:
-                if until is not None and time.monotonic() > until:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(process.pid, signal.SIGKILL)
-                    raise TimeoutError(f"{module} took longer than {timeout:.0f} s")
-                time.sleep(pause)
-                pause = min(0.1, pause * 1.5)
+            try:
+                status = process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+                process.wait()
+                raise TimeoutError(f"{module} took longer than {timeout:.0f} s") from None
             for f in files[1:]:
                 f.seek(0)
             return Done(status, *(f.read().decode(errors="replace") for f in files[1:]))
@@ -209,6 +210,13 @@ class _Forked:
             os.close(self._ended)
             self._ended = None
             return self._status
+
+    def wait(self, timeout: float | None = None) -> int:
+        ended = self._ended
+        if ended is not None and not select.select([ended], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
+        status = self.poll()
+        return self._status if status is None else status
 
 
 @functools.cache

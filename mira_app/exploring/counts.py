@@ -8,6 +8,7 @@ Shapes: N cells, G features of the data.
 
 from __future__ import annotations
 
+import abc
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -21,9 +22,9 @@ import scipy.sparse as sp
 
 from mira_core.data.anndata_io import StreamedCounts
 from mira_core.data.file_array import FileArray
-from mira_core.data.job_data import open_cells
 from mira_core.data.on_disk import OnDiskDataset
-from mira_core.data.sources import is_ondisk, open_source
+from mira_core.data.recipe import open_cells
+from mira_core.data.sources import is_ondisk
 from mira_core.errors import DataError
 
 PIECE = 2**24  # non-zeros that are turned at once
@@ -107,7 +108,7 @@ def of_job(spec: Mapping[str, Any], folder: Path, progress: Progress) -> Feature
     if not (folder / "told.json").is_file():
         data, layer = spec["data"], spec["model"].get("counts_layer")
         if spec.get("recipe") is None and is_ondisk(data):
-            source: Any = _OnDisk(open_source(data))
+            source: Any = _OnDisk(OnDiskDataset(data))
         elif spec.get("recipe") is None and isinstance(data, str) and not data.startswith("demo:"):
             source = StreamedCounts(data, layer)
         else:
@@ -124,8 +125,7 @@ class _OnDisk:
 
     by_column = False
 
-    def __init__(self, dataset: Any) -> None:
-        assert isinstance(dataset, OnDiskDataset)
+    def __init__(self, dataset: OnDiskDataset) -> None:
         self.table = dataset.table()
         self._counts = dataset.counts()
 
@@ -139,11 +139,7 @@ class _OnDisk:
 def _gather(source: Any, folder: Path | None, progress: Progress) -> FeatureCounts:
     n, g = source.table.shape
     features = pd.Index(source.table.var_names.astype(str))
-    beside = None if folder is None else folder.with_name(folder.name + ".part")
-    if beside is not None:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-    writer = _Writer(beside)
+    writer = _InMemory() if folder is None else _InFiles(folder)
     depths = np.zeros(n)
     done, waiting, size, first = 0, [], 0, 0
 
@@ -172,53 +168,74 @@ def _gather(source: Any, folder: Path | None, progress: Progress) -> FeatureCoun
             turn()
         progress(done / max(n, 1))
     turn()
-    if beside is None or folder is None:
-        return FeatureCounts(features, depths, *writer.in_memory())
-    writer.close(features, depths)
-    beside.replace(folder)
-    return _read(folder)
+    return writer.end(features, depths)
 
 
-class _Writer:
-    """Puts pieces, by feature, one after the other: into files, or into memory."""
+class _Writer(abc.ABC):
+    """Puts pieces, by feature, one after the other."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+    def __init__(self) -> None:
         self.pieces: list[tuple[int, int, int, int]] = []
         self.starts: list[np.ndarray] = []
-        self.kept: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-        files = ("rows.i32", "values.f32")
-        self.files = None if folder is None else [open(folder / name, "wb") for name in files]  # noqa: SIM115
         self.offset = 0
 
     def add(self, piece: sp.csc_array, row: int, column: int) -> None:
         self.pieces.append((row, column, column + piece.shape[1], self.offset))
         self.starts.append(piece.indptr.astype(np.int64))
         self.offset += piece.nnz
-        for i, values in enumerate((piece.indices.astype(np.int32), piece.data.astype(np.float32))):
-            if self.files is None:
-                self.kept[i].append(values)
-            else:
-                values.tofile(self.files[i])
+        self.put(piece.indices.astype(np.int32), piece.data.astype(np.float32))
 
-    def in_memory(self) -> tuple[np.ndarray, list[np.ndarray], _Stretches, _Stretches]:
-        rows, values = (
-            _Stretches(np.concatenate([np.zeros(0, t), *a]))
-            for a, t in zip(self.kept, (np.int32, np.float32), strict=True)
-        )
-        return np.array(self.pieces, np.int64).reshape(-1, 4), self.starts, rows, values
+    @abc.abstractmethod
+    def put(self, rows: np.ndarray, values: np.ndarray) -> None: ...
 
-    def close(self, features: pd.Index, depths: np.ndarray) -> None:
-        assert self.files is not None
-        assert self.folder is not None
-        for file in self.files:
-            file.close()
+    @abc.abstractmethod
+    def end(self, features: pd.Index, depths: np.ndarray) -> FeatureCounts: ...
+
+    @property
+    def table(self) -> np.ndarray:
+        return np.array(self.pieces, np.int64).reshape(-1, 4)
+
+
+class _InMemory(_Writer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.values = [np.zeros(0, np.int32)], [np.zeros(0, np.float32)]
+
+    def put(self, rows: np.ndarray, values: np.ndarray) -> None:
+        self.rows.append(rows)
+        self.values.append(values)
+
+    def end(self, features: pd.Index, depths: np.ndarray) -> FeatureCounts:
+        rows, values = (_Stretches(np.concatenate(a)) for a in (self.rows, self.values))
+        return FeatureCounts(features, depths, self.table, self.starts, rows, values)
+
+
+class _InFiles(_Writer):
+    """They are in `folder` once all are there."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder, self.beside = folder, folder.with_name(folder.name + ".part")
+        shutil.rmtree(self.beside, ignore_errors=True)
+        self.beside.mkdir(parents=True)
+        self.rows = open(self.beside / "rows.i32", "wb")  # noqa: SIM115 - closed in `end`
+        self.values = open(self.beside / "values.f32", "wb")  # noqa: SIM115
+
+    def put(self, rows: np.ndarray, values: np.ndarray) -> None:
+        rows.tofile(self.rows)
+        values.tofile(self.values)
+
+    def end(self, features: pd.Index, depths: np.ndarray) -> FeatureCounts:
+        self.rows.close()
+        self.values.close()
         np.savez(
-            self.folder / "index.npz", pieces=np.array(self.pieces, np.int64).reshape(-1, 4), depths=depths,
+            self.beside / "index.npz", pieces=self.table, depths=depths,
             starts=np.concatenate(self.starts) if self.starts else np.zeros(0, np.int64),
             features=features.to_numpy(str),
         )  # fmt: skip
-        (self.folder / "told.json").write_text(json.dumps({"cells": len(depths), "features": len(features)}))
+        (self.beside / "told.json").write_text(json.dumps({"cells": len(depths), "features": len(features)}))
+        self.beside.replace(self.folder)
+        return _read(self.folder)
 
 
 def _read(folder: Path) -> FeatureCounts:

@@ -17,9 +17,9 @@ import pandas as pd
 import scipy.sparse as sp
 
 from mira_core import analysis, jobs
-from mira_core.data.demo import DEMO
-from mira_core.data.job_data import open_cells
-from mira_core.data.sources import is_ondisk, open_backed, open_source
+from mira_core.data.on_disk import OnDiskDataset
+from mira_core.data.recipe import open_cells
+from mira_core.data.sources import is_ondisk, open_backed
 from mira_core.errors import DataError
 
 from . import counts
@@ -159,8 +159,7 @@ class Values:
                 if self.spec is not None and self.folder is not None:
                     held = counts.of_job(self.spec, self.folder, progress)
                 else:
-                    assert self.cells.adata is not None
-                    held = counts.of_data(self.cells.adata, self.layer, progress)
+                    held = counts.of_data(self._in_memory(), self.layer, progress)
                 if held.n_cells != self.cells.n:
                     raise DataError(
                         f"the data have {held.n_cells:,} cells and the run {self.cells.n:,}; was the file changed? "
@@ -177,21 +176,23 @@ class Values:
         DataError
             If they cannot be read.
         """
+        held: ad.AnnData | OnDiskDataset
         if self.spec is None:
-            assert self.cells.adata is not None
-            return _rows(self.cells.adata, self.layer, at)
-        data = self.spec["data"]
-        if self.spec.get("recipe") is not None or data.startswith(DEMO):
+            held = self._in_memory()
+        elif self.spec.get("recipe") is not None or is_ondisk(self.spec["data"]):
             held = open_cells(self.spec)
-        elif is_ondisk(data):
-            stored = open_source(data)
-            return sp.csr_matrix(stored.counts().rows(at)), stored.table().var_names.tolist()  # type: ignore[union-attr]
         else:
-            held = open_backed(data)
-        assert isinstance(held, ad.AnnData)
-        if held.n_obs != self.cells.n:
-            raise DataError(f"the data have {held.n_obs:,} cells and the run {self.cells.n:,}; was the file changed?")
+            held = open_backed(self.spec["data"])
+        if len(held) != self.cells.n:
+            raise DataError(f"the data have {len(held):,} cells and the run {self.cells.n:,}; was the file changed?")
+        if isinstance(held, OnDiskDataset):
+            return sp.csr_matrix(held.counts().rows(at)), held.table().var_names.tolist()
         return _rows(held, self.layer, at)
+
+    def _in_memory(self) -> ad.AnnData:
+        if self.cells.adata is None:
+            raise DataError(f"the counts of {self.cells.path} are not known: it holds topics, and belongs to no job")
+        return self.cells.adata
 
     def keep_enrichment(self, name: str, frame: pd.DataFrame) -> None:
         """Keep a table of enrichment with the model, and with the cells if they are in memory."""

@@ -337,9 +337,8 @@ class TrialFigures:
             p, measure = self.made["curves"], self.view["measure"]
             if p.title.text != MEASURES[measure]:
                 p.title.text = MEASURES[measure]
-            assert self.lines is not None
             alpha = round(float(np.clip(14 / np.sqrt(n), 0.25, 0.8)), 1)
-            if self.lines.glyph.line_alpha != alpha:
+            if self.lines is not None and self.lines.glyph.line_alpha != alpha:
                 self.lines.glyph.line_alpha = alpha
         if "parallel" in self.made:
             labels = {i: a.name.replace("_", " ") + (", log" if a.log else "") for i, a in enumerate(self._rows.axes)}

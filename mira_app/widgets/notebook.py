@@ -81,10 +81,6 @@ class Alone(pn.viewable.Viewer):
 
     _sends: Any = None
 
-    def __panel__(self) -> pn.viewable.Viewable:
-        """Return what is shown."""
-        raise NotImplementedError
-
     def pictures(self) -> list[Figure]:
         """Return the figures as they are now, drawn with matplotlib, for where no script runs."""
         return []

@@ -16,7 +16,8 @@ from ..errors import DataError, OptionError
 from . import formats
 from .anndata_io import _from_disk, open_data
 from .demo import DEMO
-from .sources import is_ondisk
+from .on_disk import OnDiskDataset
+from .sources import is_ondisk, open_named
 from .steps import STEPS, Step, make_step
 
 FORMAT = 1
@@ -233,6 +234,15 @@ def prepare(data: ad.AnnData | str | Path, recipe: Recipe) -> ad.AnnData:
             )
         data = open_data(data, backed=True)
     return recipe.apply(data)
+
+
+def open_cells(spec: Mapping[str, Any]) -> ad.AnnData | OnDiskDataset:
+    """Open the data of a job, and do to it what its recipe says."""
+    data = spec["data"]
+    if spec.get("recipe") is None:
+        return open_named(data)
+    source = open_named(data) if data.startswith(DEMO) else data
+    return prepare(source, Recipe.from_dict(spec["recipe"]))  # type: ignore[arg-type]  # a demo is no folder
 
 
 def _own(adata: ad.AnnData) -> ad.AnnData:

@@ -27,6 +27,11 @@ def open_source(data: Data) -> ad.AnnData | OnDiskDataset:
     return OnDiskDataset(data) if is_ondisk(data) else anndata_io.open_data(data)
 
 
+def open_named(data: str) -> ad.AnnData | OnDiskDataset:
+    """Open what a job names as its data: a path as `fit` takes it, or ``demo:NAME``."""
+    return load_demo(data.removeprefix(DEMO)) if data.startswith(DEMO) else open_source(data)
+
+
 def open_backed(data: str) -> ad.AnnData:
     """Open cells to look at: a path, whose large matrices stay on the disk, or ``demo:NAME``.
 

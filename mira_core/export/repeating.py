@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from .. import environment
-from ..data import job_data, sources
+from ..data import sources
 from ..data.anndata_io import obs_column
 from ..data.counts import CountMatrix
 from ..data.covariates import Coding
@@ -283,7 +283,7 @@ def check_source(folder: str | Path, source: str | Path) -> int:
     if path.is_file():
         data: Any = prepare(str(source), Recipe.from_json(path.read_text(encoding="utf-8")))
     else:
-        data = job_data.open_named(str(source))
+        data = sources.open_named(str(source))
     features = ad.read_h5ad(folder / "data.h5ad", backed="r").var_names.to_numpy(str)
     names = (data.table() if isinstance(data, sources.OnDiskDataset) else data).obs_names
     cells = sources.cells_of_model(data, told["read"], features, np.ones(len(features), bool), NO_COLUMNS)

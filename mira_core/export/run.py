@@ -14,9 +14,9 @@ import pandas as pd
 
 from .. import environment, jobs
 from ..analysis.description import obs_column
-from ..data import job_data, sources
+from ..data import sources
 from ..data.demo import DEMO
-from ..data.recipe import Recipe
+from ..data.recipe import Recipe, open_cells
 from ..errors import DataError, JobError
 from ..estimators.estimating import open_lightly
 from ..estimators.topic_model import TopicModel, load_model
@@ -171,7 +171,7 @@ class FinishedRun:
         DataError
             If they are gone, or are not the cells that this run has topics of.
         """
-        return self._opened(lambda: job_data.open_cells(self.spec))
+        return self._opened(lambda: open_cells(self.spec))
 
     def open_cells_lightly(self) -> ad.AnnData | sources.OnDiskDataset:
         """Open them with counts left on the disk, where there is no recipe and the format allows it."""

@@ -13,7 +13,7 @@ import numpy as np
 from .. import jobs
 from ..data import loaders, sources
 from ..data.anndata_io import obs_column
-from ..data.job_data import open_cells
+from ..data.recipe import open_cells
 from ..errors import CheckpointError, OptionError
 from ..estimators.topic_model import TopicModel, load_model
 from ..records import EpochRecord

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from .. import jobs
-from ..data.job_data import open_cells
+from ..data.recipe import open_cells
 from ..estimators.topic_model import TopicModel
 from ..files import write_json
 from ..tuning.gradient import CONTRIBUTES, GradientTuning

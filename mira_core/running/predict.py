@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..data.job_data import open_cells
+from ..data.recipe import open_cells
 from ..estimators.topic_model import load_model
 from ..files import replace_file
 from .parts import Task, explain

@@ -6,7 +6,7 @@ import time
 
 from .. import jobs
 from ..data import sources
-from ..data.job_data import open_cells
+from ..data.recipe import open_cells
 from ..estimators.topic_model import TopicModel
 from ..files import write_json
 from ..training import range_test

@@ -12,8 +12,7 @@ from typing import Any
 
 from ..data import sources
 from ..data.demo import DEMO
-from ..data.job_data import open_cells
-from ..data.recipe import Recipe
+from ..data.recipe import Recipe, open_cells
 from ..errors import TuningError
 from ..estimators.topic_model import TopicModel
 from ..files import replace_file, write_json

@@ -9,6 +9,7 @@ import panel_material_ui as pmui
 
 from mira_core.tuning import control
 from mira_core.tuning.reading import Reading
+from mira_core.tuning.study import Plan
 
 from ...styles import GRID
 from .. import parts
@@ -67,14 +68,13 @@ class Steering:
             return
         if self._for != tuple(plan.space):
             self._for = tuple(plan.space)
-            self._make(reading)
+            self._make(reading, plan)
         can = reading.state not in ("running", "pausing", "stopping")
         self.more.disabled = not can
         self.trials.placeholder = str(plan.max_trials)
 
-    def _make(self, reading: Reading) -> None:
-        assert reading.plan is not None
-        for name, r in reading.plan.space.items():
+    def _make(self, reading: Reading, plan: Plan) -> None:
+        for name, r in plan.space.items():
             low, high = reading.narrowed.get(name, (r.low, r.high))
             between = f"{r.low:g} to {r.high:g}"
             shared = {"size": "small", "sizing_mode": "stretch_width", "margin": (6, 10)}
@@ -84,7 +84,7 @@ class Steering:
             self.high[name] = pmui.TextInput(label=f"{name}, to", placeholder=f"{r.high:g}",
                                              value=f"{high:g}" if high != r.high else "", **shared)  # fmt: skip
         ends = [w for name in self.low for w in (self.low[name], self.high[name])]
-        self.trials.placeholder, self.jobs.placeholder = str(reading.plan.max_trials), "as before"
+        self.trials.placeholder, self.jobs.placeholder = str(plan.max_trials), "as before"
         self.view.objects = [
             parts.card(
                 parts.note("The next free worker runs it, before what the sampler would choose."),

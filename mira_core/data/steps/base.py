@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import difflib
 import math
 import numbers
@@ -28,7 +29,7 @@ def option(default: Any = MISSING, *, doc: str, low: float | None = None, choice
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(abc.ABC):
     """A step; its fields are its options."""
 
     name: ClassVar[str] = ""
@@ -76,14 +77,14 @@ class Step:
         """Return lines of Python that do the same to ``adata``."""
         return self._code()
 
-    def _check(self) -> None:
+    def _check(self) -> None:  # noqa: B027 - most have nothing to check
         """Raise `OptionError` if options do not go together."""
 
-    def _apply(self, adata: ad.AnnData) -> ad.AnnData:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _apply(self, adata: ad.AnnData) -> ad.AnnData: ...
 
-    def _code(self) -> list[str]:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _code(self) -> list[str]: ...
 
     def given(self) -> dict[str, Any]:
         """Return the options that differ from their defaults."""
