@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import ssl
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -164,6 +165,35 @@ def resolve(arguments: argparse.Namespace | None, environment: Mapping[str, str]
         else:
             out[option.key] = option.usual.resolve() if isinstance(option.usual, Path) else option.usual
     return out
+
+
+def login(told: Mapping[str, Any]) -> str:
+    """Return how people come in, one of `LOGINS`: as was said, or as is usual for what was said."""
+    usual = "password" if told["users"] else "none" if told["address"] in LOCAL else "token"
+    return told["login"] or usual
+
+
+def certificate(told: Mapping[str, Any]) -> tuple[Path, Path] | None:
+    """Return certificate and key; None: what is sent is not encrypted.
+
+    Raises
+    ------
+    OptionError
+        If they cannot be used.
+    """
+    files = told["tls_certificate"], told["tls_key"]
+    if files == (None, None):
+        return None
+    if None in files:
+        raise OptionError("--tls-certificate and --tls-key go together; one is missing")
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(*files)
+    except (OSError, ssl.SSLError) as problem:
+        raise OptionError(
+            f"--tls-certificate {files[0]} and --tls-key {files[1]} cannot be used: {problem}. They must be PEM, "
+            "belong together, and have no password"
+        ) from None
+    return files
 
 
 def _read(path: Path) -> dict[str, Any]:

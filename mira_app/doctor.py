@@ -7,8 +7,6 @@ import importlib.metadata
 import os
 import shutil
 import socket
-import ssl
-import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -234,21 +232,19 @@ def _doors(told: dict[str, Any]) -> Iterator[Check]:
         except OSError as problem:
             yield Check("address", WARNING, f"port {port} of {address} cannot be listened on: {problem.strerror}",
                         "if no mira runs there, choose another by --port")  # fmt: skip
-    local, users = address in LOCAL, told["users"]
-    certificate, key = told["tls_certificate"], told["tls_key"]
-    if certificate is not None or key is not None:
-        try:
-            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate or "", key or "")
-            yield Check("encryption", OK, f"by {certificate}")
-        except (OSError, ssl.SSLError) as problem:
-            yield Check("encryption", WRONG, f"{certificate} and {key} cannot be used: {problem}",
-                        "both must be PEM, belong together, and have no password")  # fmt: skip
-    elif not local:
-        yield Check("encryption", WARNING, "none: what is sent can be read on its way",
-                    "give --tls-certificate and --tls-key, or let a proxy do it")  # fmt: skip
-    how = told["login"] or ("password" if users else "none" if local else "token")
+    local = address in LOCAL
+    try:
+        files = configuration.certificate(told)
+        if files is not None:
+            yield Check("encryption", OK, f"by {files[0]}")
+        elif not local:
+            yield Check("encryption", WARNING, "none: what is sent can be read on its way",
+                        "give --tls-certificate and --tls-key, or let a proxy do it")  # fmt: skip
+    except MiraError as problem:
+        yield Check("encryption", WRONG, str(problem), "ask whoever made them for such files")
+    how = configuration.login(told)
     if how == "password":
-        yield _accounts(users)
+        yield _accounts(told["users"])
     elif how == "none":
         yield Check("login", OK if local else WARNING, "none: whoever reaches the address may come in",
                     "" if local else "give --users FILE, or --login token")  # fmt: skip
@@ -257,15 +253,14 @@ def _doors(told: dict[str, Any]) -> Iterator[Check]:
 
 
 def _accounts(path: Path | None) -> Check:
+    if path is None:
+        return Check("login", WRONG, "by password, and no file of accounts is named", "--users FILE")
     try:
-        n = len(Accounts(path).all()) if path is not None else 0
+        n = len(Accounts(path).all())
     except MiraError as problem:
         return Check("login", WRONG, str(problem), "see mira users --help")
     if not n:
         return Check(
-            "login", WRONG, "by password, and nobody has an account", "mira users add NAME --role admin --file FILE"
+            "login", WRONG, "by password, and nobody has an account", f"mira users add NAME --role admin --file {path}"
         )
-    assert path is not None
-    if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
-        return Check("login", WARNING, f"{path} can be read by others", f"chmod 600 {path}")
     return Check("login", OK, f"by password, {n} accounts")

@@ -6,7 +6,6 @@ import argparse
 import os
 import secrets
 import socket
-import ssl
 from typing import TYPE_CHECKING, Any
 
 from mira_core.errors import OptionError
@@ -48,6 +47,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     from .page import app, shared
 
     shared()
+    files = configuration.certificate(told)
+    encrypted = {} if files is None else {"ssl_certfile": str(files[0]), "ssl_keyfile": str(files[1])}
     try:
         pn.serve(
             {"/": app},
@@ -63,7 +64,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             session_token_expiration=3600,
             keep_alive_milliseconds=10_000,
             **_guarded(told, settings, login),
-            **_encrypted(told),
+            **encrypted,
         )
     except OSError as problem:
         raise OptionError(
@@ -77,7 +78,7 @@ def _login(told: dict[str, Any]) -> Login | str:
     from .login import Login
 
     local = told["address"] in LOCAL
-    how = told["login"] or ("password" if told["users"] else "none" if local else "token")
+    how = configuration.login(told)
     address = socket.gethostname() if told["address"] in EVERYWHERE else told["address"]
     scheme = "https" if told["tls_certificate"] else "http"
     below = told["prefix"].strip("/")
@@ -136,20 +137,3 @@ def _guarded(told: dict[str, Any], settings: Settings, login: Login | str) -> di
         "oauth_redirect_uri": told["oauth_redirect_uri"] or None, "cookie_secret": cookie_secret,
         "oauth_encryption_key": None,
     }  # fmt: skip
-
-
-def _encrypted(told: dict[str, Any]) -> dict[str, Any]:
-    """Return what a Tornado server needs for https."""
-    certificate, key = told["tls_certificate"], told["tls_key"]
-    if certificate is None and key is None:
-        return {}
-    if certificate is None or key is None:
-        raise OptionError("--tls-certificate and --tls-key go together; one is missing")
-    try:
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
-    except (OSError, ssl.SSLError) as problem:
-        raise OptionError(
-            f"--tls-certificate {certificate} and --tls-key {key} cannot be used: {problem}. They must be PEM, belong "
-            "together, and have no password"
-        ) from None
-    return {"ssl_certfile": str(certificate), "ssl_keyfile": str(key)}

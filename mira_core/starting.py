@@ -212,11 +212,12 @@ class _Forked:
             return self._status
 
     def wait(self, timeout: float | None = None) -> int:
-        ended = self._ended
-        if ended is not None and not select.select([ended], [], [], timeout)[0]:
-            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
-        status = self.poll()
-        return self._status if status is None else status
+        while (status := self.poll()) is None:
+            told = select.poll()
+            told.register(self._ended or 0)
+            if not told.poll(None if timeout is None else 1000 * timeout) and timeout is not None:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
+        return status
 
 
 @functools.cache

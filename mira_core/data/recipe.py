@@ -242,7 +242,7 @@ def open_cells(spec: Mapping[str, Any]) -> ad.AnnData | OnDiskDataset:
     if spec.get("recipe") is None:
         return open_named(data)
     source = open_named(data) if data.startswith(DEMO) else data
-    return prepare(source, Recipe.from_dict(spec["recipe"]))  # type: ignore[arg-type]  # a demo is no folder
+    return prepare(source, Recipe.from_dict(spec["recipe"]))
 
 
 def _own(adata: ad.AnnData) -> ad.AnnData:

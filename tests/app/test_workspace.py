@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 
 import anndata as ad
 import h5py
@@ -20,6 +19,7 @@ from mira_core.data.simulate import simulate_expression
 from mira_core.errors import DataError, JobError, OptionError
 
 from ..helpers import make
+from ..servers import wait_until
 
 
 @pytest.fixture
@@ -30,13 +30,17 @@ def workspace(tmp_path):
     return Workspace(Settings((data,), tmp_path / "workspace"))
 
 
-def ended(workspace: Workspace, key: str, seconds: float = 90) -> jobs.Status:
-    deadline = time.monotonic() + seconds
-    while True:
+def ended(workspace: Workspace, key: str, seconds: float = 100) -> jobs.Status:
+    """Return how a job ended, waiting for it."""
+    status = jobs.Status()
+
+    def has_ended() -> bool:
+        nonlocal status
         status = next(j.status for j in workspace.jobs() if j.key == key)
-        if status.ended_already or time.monotonic() > deadline:
-            return status
-        time.sleep(0.1)
+        return status.ended_already
+
+    wait_until(has_ended, seconds, f"the end of {key}")
+    return status
 
 
 def test_demos_and_files_below_the_data_folders_are_listed(workspace):
@@ -120,9 +124,7 @@ def test_a_submitted_job_runs_on_its_own_and_gives_topics(workspace):
 
 def test_a_job_is_stopped_on_request(workspace):
     key = workspace.submit("0/deep/cells.h5ad", {"feature_type": "expression", "num_topics": 3, "num_epochs": 100_000})
-    deadline = time.monotonic() + 60
-    while not jobs.read_records(workspace.folder_of(key))[0] and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_until(lambda: jobs.read_records(workspace.folder_of(key))[0], 60, "it trains")
     workspace.stop(key)
     assert ended(workspace, key).state == "stopped"
     assert workspace.cells(key).n_obs == 60
@@ -131,11 +133,9 @@ def test_a_job_is_stopped_on_request(workspace):
 def test_a_job_killed_from_outside_is_told_as_died(workspace):
     key = workspace.submit("0/deep/cells.h5ad", {"feature_type": "expression", "num_epochs": 100_000})
     folder = workspace.folder_of(key)
-    deadline = time.monotonic() + 60
-    while not jobs.read_records(folder)[0] and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_until(lambda: jobs.read_records(folder)[0], 60, "it trains")
     os.kill(json.loads((folder / "process.json").read_text())["pid"], signal.SIGKILL)
-    assert ended(workspace, key, 20).state == "died"
+    assert ended(workspace, key).state == "died"
 
 
 def run_instead(monkeypatch, program: str) -> None:
@@ -148,7 +148,7 @@ def run_instead(monkeypatch, program: str) -> None:
 def test_a_process_that_cannot_begin_is_told_with_its_log(workspace, monkeypatch):
     run_instead(monkeypatch, "/bin/false")
     key = workspace.submit("demo:simulated", {"feature_type": "expression"})
-    status = ended(workspace, key, 20)
+    status = ended(workspace, key)
     assert status.state == "failed"
     assert "before it began" in status.error["message"]
 

@@ -14,6 +14,9 @@ from mira_core.data import Recipe
 from mira_core.data.simulate import simulate_expression
 from mira_core.errors import DataError, JobError
 
+from ..servers import wait_until
+from .test_workspace import ended
+
 SMALL = {"feature_type": "expression", "num_topics": 3, "hidden": 8, "num_epochs": 2, "seed": 0}
 
 
@@ -24,15 +27,6 @@ def workspace(tmp_path):
     simulate_expression(60, 30, 3, seed=1).write_h5ad(data / "deep" / "cells.h5ad")
     (data / "notes.txt").write_text("no data")
     return Workspace(Settings((data,), tmp_path / "workspace"))
-
-
-def ended(workspace: Workspace, key: str, seconds: float = 300) -> jobs.Status:
-    deadline = time.monotonic() + seconds
-    while True:
-        status = next(j.status for j in workspace.jobs() if j.key == key)
-        if status.ended_already or time.monotonic() > deadline:
-            return status
-        time.sleep(0.1)
 
 
 def labels(listing) -> tuple[list[str], list[str]]:
@@ -106,8 +100,7 @@ def test_a_job_that_diverged_is_tried_again_with_safer_options(workspace):
 
 def test_a_stopped_job_goes_on_where_it_was(workspace):
     key = workspace.submit("demo:simulated", {**SMALL, "num_epochs": 100}, "long")
-    while jobs.read_status(workspace.folder_of(key)).epoch < 3:
-        time.sleep(0.1)
+    wait_until(lambda: jobs.read_status(workspace.folder_of(key)).epoch >= 3, 60, "it trains")
     workspace.stop(key)
     stopped = ended(workspace, key)
     assert (stopped.state, stopped.epoch < 100) == ("stopped", True)
