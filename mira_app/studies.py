@@ -387,8 +387,8 @@ class Studies:
         if data is None:
             if not source:
                 raise TuningError(
-                    "this study does not say where its cells are: they were in memory, or it was not made by a "
-                    "BayesianTuner. Choose their file on the Data page, and open the trial again"
+                    "this study does not say where its cells are, as they were in memory or no BayesianTuner made it; "
+                    "choose their file on the Data page, and open the trial again"
                 )
             data, recipe = self.workspace.data_of(source), None
         predict = {"model": str(path), "study": reading.name, "trial": number}

@@ -40,6 +40,22 @@ def test_a_storage_is_one_of_the_workspace_unless_another_is_named(tmp_path):
     assert Settings(workspace=tmp_path, storage_url="redis://there").storage == "redis://there"
 
 
+def test_a_model_of_a_study_that_no_tuner_made_needs_its_cells_named(studies, cells, tmp_path):
+    model = mira.topics.make_model(*cells.shape, feature_type="expression", num_topics=3, hidden=8, num_epochs=1)
+    model.fit(cells, progress=False).save(tmp_path / "model.safetensors")
+    other = optuna.create_study(study_name="by hand", storage=studies.url)
+
+    def objective(trial):
+        trial.set_user_attr("weights", str(tmp_path / "model.safetensors"))
+        return trial.suggest_float("x", 0, 1)
+
+    other.optimize(objective, n_trials=1)
+    reading = studies.read("by hand")
+    assert reading.plan is None
+    with pytest.raises(TuningError, match="does not say where its cells are"):
+        studies.topics_on_cells(reading, 0)
+
+
 def test_studies_begun_elsewhere_are_listed_and_read(studies, cells):
     assert studies.rows() == []
     tuner = tuned(studies, cells)
