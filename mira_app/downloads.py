@@ -24,12 +24,14 @@ import panel as pn
 from bokeh.server.views.auth_request_handler import AuthRequestHandler
 from tornado.web import HTTPError, StaticFileHandler
 
-from mira_core import starting
-from mira_core.errors import JobError
+from mira_core import jobs, starting
+from mira_core.errors import JobError, MiraError
 from mira_core.export.zipped import write_zip
 
-from .addresses import login_url
-from .settings import Settings
+from .serving.addresses import login_url
+from .serving.login import name_of
+from .settings import Settings, people
+from .workspace import may_see, owner_of
 
 AT = "/exports"
 AT_ONCE = 2
@@ -198,13 +200,17 @@ class Sender(AuthRequestHandler, StaticFileHandler):
         if pn.config.authorize_callback is not None:
             raise HTTPError(403, reason="exports are not sent where authorize_callback decides who sees which page")
         try:
-            path = self.exports.path(key, what)
-        except JobError:
+            path = self.exports.path(key, what) if self._may_see(key) else None
+        except MiraError:
             path = None
         if path is None:
             raise HTTPError(404)
         self.name = path.name
         await super().get(path.relative_to(self.exports.jobs_folder).as_posix(), include_body)
+
+    def _may_see(self, key: str) -> bool:
+        folder = self.exports.jobs_folder / key
+        return may_see(people().person(name_of(self)), folder, owner_of(jobs.read_spec(folder)))
 
     async def head(self, key: str, what: str) -> None:
         """Send its headers."""

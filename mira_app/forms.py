@@ -297,7 +297,7 @@ def _known(given: Mapping[str, Any]) -> Mapping[str, Any]:
 def prepared(workspace: Workspace, key: str, recipe_key: str) -> tuple[Recipe, Description]:
     """Return a recipe, and the data set as it leaves it, once all is known that a form asks; may take long."""
     recipe = workspace.looks.recipe(recipe_key)
-    described = workspace.prepared(key, recipe)
+    described = workspace.data.prepared(key, recipe)
     wanted(described)  # which may have to wait for what GPUs there are
     return recipe, described
 

@@ -82,6 +82,7 @@ class Running:
     percent: int | None
     seconds_left: float | None
     device: str | None
+    owner: str = ""
 
 
 @dataclass(eq=False)
@@ -97,6 +98,8 @@ class _Jobs(Followed):
             return False
         found = []
         for folder in self.key.iterdir():
+            if folder.name.startswith("."):
+                continue  # on its way to be deleted
             try:
                 written = (folder / "status.json").stat().st_mtime_ns
             except OSError:
@@ -125,7 +128,7 @@ def _running(key: str, spec: Mapping[str, Any], s: jobs.Status) -> Running:
     # In steps that a person reads, so that sessions are not told of every second.
     coarse = None if left is None else round(left / 10) * 10 if left < 120 else round(left / 60) * 60
     percent = round(100 * s.step / s.num_steps) if s.num_steps else None
-    return Running(key, spec["name"], spec["kind"], percent, coarse, s.device or None)
+    return Running(key, spec["name"], spec["kind"], percent, coarse, s.device or None, str(spec.get("owner") or ""))
 
 
 class Hub:

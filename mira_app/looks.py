@@ -32,6 +32,15 @@ class Asked(NamedTuple):
     recipe: Recipe
 
 
+class Kept(NamedTuple):
+    """A recipe, what it was called, when it was first kept, and by whom it was."""
+
+    recipe: Recipe
+    label: str
+    created: float
+    owners: tuple[str, ...]
+
+
 class Looks:
     """Looks at data on request, and remembers the last ones; keeps recipes in a folder.
 
@@ -66,15 +75,20 @@ class Looks:
 
     # --- recipes --------------------------------------------------------------------------------
 
-    def keep(self, recipe: Recipe, label: str) -> str:
-        """Keep a recipe; return its key, empty if it has no steps."""
+    def keep(self, recipe: Recipe, label: str, owner: str = "") -> str:
+        """Keep a recipe of somebody; return its key, empty if it has no steps."""
         if not recipe.steps:
             return ""
         key = hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
         path = self.folder / f"{key}.json"
-        if not path.is_file():
+        try:
+            kept = _read(path)
+        except DataError:
+            kept = Kept(recipe, label, time.time(), ())
+        if owner not in kept.owners:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(path, {**recipe.to_dict(), "label": label, "created": time.time()})
+            told = {"label": kept.label, "created": kept.created, "owners": [*kept.owners, owner]}
+            write_json(path, {**recipe.to_dict(), **told})
         return key
 
     def recipe(self, key: str) -> Recipe:
@@ -85,19 +99,21 @@ class Looks:
         DataError
             If there is none.
         """
-        return _read(self._path(key))[0] if key else Recipe()
+        return _read(self._path(key)).recipe if key else Recipe()
 
-    def recipes(self) -> dict[str, str]:
-        """Return label -> key of the recipes, the newest first."""
+    def recipes(self, owner: str | None = None) -> dict[str, str]:
+        """Return label -> key of the recipes that somebody kept, or anybody, the newest first."""
         found = []
         for path in self.folder.glob("*.json"):
             try:
-                recipe, label, created = _read(path)
+                kept = _read(path)
             except MiraError:
                 continue
-            steps = ", ".join(s.name.replace("_", " ") for s in recipe)
-            when = time.strftime("%d %b %H:%M:%S", time.localtime(created))
-            found.append((created, f"{label} · {when} · {steps}", path.stem))
+            if owner is not None and owner not in kept.owners:
+                continue
+            steps = ", ".join(s.name.replace("_", " ") for s in kept.recipe)
+            when = time.strftime("%d %b %H:%M:%S", time.localtime(kept.created))
+            found.append((kept.created, f"{kept.label} · {when} · {steps}", path.stem))
         return {label: key for _, label, key in sorted(found, reverse=True)}
 
     def _path(self, key: str) -> Path:
@@ -106,10 +122,11 @@ class Looks:
         return self.folder / f"{key}.json"
 
 
-def _read(path: Path) -> tuple[Recipe, str, float]:
+def _read(path: Path) -> Kept:
     try:
         told = json.loads(path.read_bytes())
-        return Recipe.from_dict({"steps": told["steps"]}), str(told["label"]), float(told["created"])
+        owners = tuple(map(str, told.get("owners", [""])))
+        return Kept(Recipe.from_dict({"steps": told["steps"]}), str(told["label"]), float(told["created"]), owners)
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(f"there is no recipe {path.stem!r}") from None
 

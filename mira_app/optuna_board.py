@@ -29,8 +29,11 @@ from tornado.wsgi import WSGIContainer
 from mira_core.errors import MiraError, TuningError
 from mira_core.tuning import storage as storages
 
-from .addresses import is_foreign, login_url
-from .settings import Settings
+from .serving.addresses import is_foreign, login_url
+from .serving.audit import Audit
+from .serving.login import name_of
+from .serving.people import ALONE, Person
+from .settings import Settings, people
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -51,6 +54,7 @@ MOST = 2 * 10**6  # bytes of a request; the largest are notes to a study
 POOL = ThreadPoolExecutor(4, thread_name_prefix="optuna-board")
 OPENING = threading.Lock()
 MOUNTED = threading.Event()
+ADMINS = "optuna-dashboard shows and changes the studies of everybody, so that only admins may open it"
 
 
 def link(study_id: int | None = None) -> str:
@@ -84,8 +88,10 @@ def bundle() -> bytes:
     return gzip.compress((FIRST + text).encode(), 6, mtime=0)  # the same after a restart, so that browsers keep it
 
 
-def problem() -> str:
-    """Say why optuna-dashboard cannot be shown; empty if it can. Takes a second the first time."""
+def problem(person: Person = ALONE) -> str:
+    """Say why optuna-dashboard cannot be shown to somebody; empty if it can. Takes a second the first time."""
+    if not person.may("admin"):
+        return ADMINS
     if not MOUNTED.is_set():
         return (
             "optuna-dashboard is not on this server. Start it with mira serve, or with "
@@ -96,6 +102,11 @@ def problem() -> str:
     except (MiraError, OSError, ImportError) as wrong:
         return str(wrong)
     return ""
+
+
+@functools.cache
+def _audit() -> Audit:
+    return Audit(Settings.from_environment().workspace / "audit.jsonl")
 
 
 @functools.cache
@@ -151,6 +162,8 @@ class Board(AuthRequestHandler):
                 "optuna-dashboard is not shown where authorize_callback decides who may see which page: it cannot be "
                 "asked here. Run it on a port of its own: optuna-dashboard STORAGE", 403,
             )  # fmt: skip
+        elif not (person := people().person(name_of(self))).may("admin"):
+            await self._tell(ADMINS, 403)
         elif not reads and is_foreign(self):
             await self._tell(
                 "refused: this was asked by a page of another address. Behind a proxy, name its address with "
@@ -158,6 +171,8 @@ class Board(AuthRequestHandler):
             )  # fmt: skip
         elif self.size > MOST:
             await self._tell(f"refused: more than {MOST // 10**6} MB", 413)
+        elif not reads:
+            _audit().tell(person.name, f"optuna-dashboard {self.request.method}", path)
         return self._finished
 
     async def _pass_on(self, path: str) -> None:

@@ -18,10 +18,12 @@ from .hub import Hub
 from .ordered import keep_order
 from .pages.data import DataPage
 from .pages.explore import ExplorePage
+from .pages.jobs import JobsPage
 from .pages.model import ModelPage
 from .pages.now import Now
 from .pages.train import TrainPage
 from .pages.tune import TunePage
+from .serving.login import name_in
 from .session import PAGES, Session
 from .settings import Settings
 from .studies import Studies
@@ -72,6 +74,7 @@ MENU = {
 }
 ICONS = {
     "data": "dataset", "model": "tune", "train": "show_chart", "tune": "query_stats", "explore": "bubble_chart",
+    "jobs": "list_alt",
 }  # fmt: skip
 
 
@@ -83,6 +86,7 @@ def shared() -> tuple[Workspace, Hub, Studies]:
     # up for a fifth of a second.
     gc.collect()
     gc.freeze()
+    workspace.dispatcher.wake()  # what waited or ran when the server ended
     return workspace, Hub(), Studies(workspace)
 
 
@@ -126,7 +130,9 @@ def app() -> Page:
         pn.state.curdoc.js_on_event("document_ready", CustomJS(code=back))
         for script in SCRIPTS:
             pn.state.curdoc.js_on_event("document_ready", CustomJS(code=asset(script).read_text()))
-    workspace, hub, studies = shared()
+    everyones, hub, all_studies = shared()
+    workspace = everyones.seen_by(everyones.people.who(name_in(pn.state.cookies)))
+    studies = all_studies.seen_by(workspace)
     arrived = Arrived()
     session = Session(data="demo:pbmc700" if workspace.settings.demo else "")
     if pn.state.location is not None:
@@ -137,6 +143,7 @@ def app() -> Page:
         "train": lambda: TrainPage(workspace, session, hub, arrived),
         "tune": lambda: TunePage(workspace, studies, session, hub, arrived),
         "explore": lambda: ExplorePage(workspace, session, hub),
+        "jobs": lambda: JobsPage(workspace, studies, session, hub),
     }
     made: dict[str, Any] = {}  # a page is made when it is first shown, as the form alone has a hundred widgets
 

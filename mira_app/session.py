@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import param
 
-PAGES = ("data", "model", "train", "tune", "explore")
+PAGES = ("data", "model", "train", "tune", "explore", "jobs")
 
 
 class Session(param.Parameterized):
@@ -56,6 +56,25 @@ class Session(param.Parameterized):
     tab = param.String(default="")
     against = param.String(default="")
     given = param.Dict(default={})
+
+    def show_job(self, key: str, kind: str, name: str) -> None:
+        """Go to the page that a job of this kind is watched on.
+
+        Parameters
+        ----------
+        key, kind, name
+            Of the job; that of a tuning is called as its study is.
+        """
+        if kind == "fit":
+            self.param.update(job=key, page="train")
+        elif kind == "tune":
+            self.param.update(study=name, page="tune", trials="", pin="")
+        elif kind == "gradient_tune":
+            self.param.update(study="", page="tune")
+        elif kind == "predict":
+            self.param.update(job=key, page="explore")
+        else:
+            self.param.update(test=key, page="model")
 
     @property
     def selected(self) -> list[int]:

@@ -1,12 +1,11 @@
-"""Studies of the storage: listed, read while they run, begun, gone on with. Knows no widgets."""
+"""The studies of the storage as one person sees them: begun, steered, gone on with, looked into. Knows no widgets."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import threading
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,217 +14,104 @@ import pandas as pd
 from optuna.trial import TrialState
 
 from mira_core import jobs
-from mira_core.data import Recipe
+from mira_core.data import Recipe, formats
 from mira_core.data.demo import DEMO
 from mira_core.errors import MiraError, TuningError
 from mira_core.plots.trials_info import ImportanceInfo, importance_info
-from mira_core.tuning import storage as storages
-from mira_core.tuning.reading import Reading, StudyLine, StudyReader, list_studies
+from mira_core.tuning.reading import Reading, list_studies
 from mira_core.tuning.storage import patiently
 from mira_core.tuning.study import trials_of
 from mira_core.tuning.summary import COMPARED, Summary, compare, summarise
 from mira_core.tuning.tune_options import TuneOptions
 
-from .hub import Followed, Hub
+from .study_readings import Row, StudyReadings
 from .workspace import Workspace
 
 if TYPE_CHECKING:
     from mira_core.topics import TopicModel
 
 T = TypeVar("T")
-SELDOM = 2.0  # seconds between two looks at the list
-COUNTED = 40  # studies, the newest, whose trials are read for the list
-AT_ONCE = 0.5  # seconds of reading, after which what is known is told
-BESIDES = 0.05  # seconds for studies that nothing happened to when they were read last
-
-
-@dataclass(frozen=True)
-class Row:
-    """A study, as the list shows it."""
-
-    name: str
-    study_id: int
-    ours: bool
-    state: str
-    n_trials: int
-    counts: Mapping[str, int]
-    best_value: float | None
-    best_topics: int | None
-    data: str
-    owner: str
-
-
-@dataclass(eq=False)
-class _Study(Followed):
-    """One study, read again and again."""
-
-    studies: Studies = None  # type: ignore[assignment]
-    name: str = ""
-    reading: Reading | None = None
-    problem: str = ""
-    job: jobs.Status | None = None
-    key_of_job: str | None = None
-    next: float = 0.0
-
-    def read(self) -> bool:
-        before = self.reading, self.problem, self.job and (self.job.state, self.job.stage)
-        if time.monotonic() > self.next:
-            self.key_of_job, self.next = self.studies.job_of(self.name), time.monotonic() + SELDOM
-        if self.key_of_job is not None:
-            self.job = jobs.read_status(self.studies.workspace.jobs_folder / self.key_of_job)
-        try:
-            self.reading, self.problem = self.studies.read(self.name), ""
-        except MiraError as problem:
-            self.problem = str(problem)
-        now = self.problem, self.job and (self.job.state, self.job.stage)
-        return self.reading is not before[0] or now != before[1:]
-
-    def told(self) -> tuple[Any, ...]:
-        return self.reading, self.problem, self.job
-
-
-@dataclass(eq=False)
-class _List(Followed):
-    """All studies. What takes long to read comes later."""
-
-    studies: Studies = None  # type: ignore[assignment]
-    rows: list[Row] | None = None
-    problem: str = ""
-    next: float = 0.0
-    due: list[str] = field(default_factory=list)  # studies whose trials are yet to be read
-
-    def read(self) -> bool:
-        if time.monotonic() < self.next and not self.due:
-            return False
-        before = self.rows, self.problem
-        try:
-            self.rows, self.due = self.studies.rows(), self.studies.unread()
-            self.problem = ""
-        except MiraError as problem:
-            self.problem, self.due = str(problem), []
-        self.next = time.monotonic() + SELDOM
-        return (self.rows, self.problem) != before
-
-    def told(self) -> tuple[Any, ...]:
-        return self.rows, self.problem
 
 
 class Studies:
-    """The studies of one storage, for all sessions of this process.
+    """The studies that one person sees; whatever they ask for is checked against their role here.
 
-    Reading is done by a hub of its own, as a storage may be far away, and must hold up nobody who watches a run.
+    A study that was begun by a job of this workspace belongs to whom the job does; one that was begun elsewhere, by
+    whoever can reach the storage, is for all to see, and to steer for all who run jobs.
 
     Parameters
     ----------
     workspace
-        Whose settings name the storage, and where jobs are.
+        Of the person.
+    readings
+        What is read for all.
     """
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, readings: StudyReadings | None = None) -> None:
         self.workspace, self.url = workspace, workspace.settings.storage
-        self.hub = Hub()
-        self._lock = threading.Lock()
-        self._opened: optuna.storages.BaseStorage | None = None
-        self._readers: dict[str, StudyReader] = {}
-        self._readings: dict[str, Reading] = {}
-        self._lines: list[StudyLine] = []
-        self._turn = 0  # which of the quiet studies is read next
+        self.readings = readings or StudyReadings(workspace)
 
-    # --- reading --------------------------------------------------------------------------------
+    def seen_by(self, workspace: Workspace) -> Studies:
+        """Return the same studies, as the person of a workspace sees them."""
+        return Studies(workspace, self.readings)
 
-    @property
-    def opened(self) -> optuna.storages.BaseStorage:
-        """The storage.
+    # --- whose a study is ---------------------------------------------------------------------------
+
+    def sees(self, name: str) -> bool:
+        """Tell whether this person may see a study."""
+        return self.workspace.person.may("admin") or self._sees(*self.readings.begun().get(name, ("", None)))
+
+    def _sees(self, owner: str, job: str | None) -> bool:
+        return self.workspace.person.may("viewer") if job is None else self.workspace.sees(job, owner)
+
+    def _must_see(self, name: str) -> None:
+        if not self.sees(name):
+            raise TuningError(f"there is no study {name!r} in the storage, or it is not shared with you")
+
+    @contextlib.contextmanager
+    def _changing(self, action: str, name: str) -> Iterator[None]:
+        """Do something to a study, if it is this person's to change."""
+        self._must_see(name)
+        with self.workspace.audit.of(self.workspace.person, f"study: {action}", name):
+            owner, job = self.readings.begun().get(name, ("", None))
+            if job is None:
+                self.workspace.person.must_be("user")
+            else:
+                self.workspace.person.must_own(owner)
+            yield
+
+    # --- reading ------------------------------------------------------------------------------------
+
+    def follow(self, name: str, document: Any, listener: Callable[..., None]) -> Callable[[], None]:
+        """Tell `listener` of a study whenever something is new, see `StudyReadings.follow`.
 
         Raises
         ------
         TuningError
-            If it is away.
+            If this person may not see it.
         """
-        with self._lock:
-            if self._opened is None:
-                self._opened = storages.open_storage(self.url)
-            return self._opened
-
-    def follow(self, name: str, document: Any, listener: Callable[..., None]) -> Callable[[], None]:
-        """Tell `listener` of a study whenever something is new.
-
-        Of its `Reading`, or None; what is wrong; and the status of the newest job that runs it here, or None.
-
-        Returns
-        -------
-        callable
-            Ends it.
-        """
-        return self.hub.follow_new(_Study(("study", name), studies=self, name=name), document, listener)
+        self._must_see(name)
+        return self.readings.follow(name, document, listener)
 
     def read_ahead(self, name: str) -> None:
         """Read a study that somebody is about to follow, while their page is on its way."""
-        self.hub.read_new(_Study(("study", name), studies=self, name=name))
-
-    def follow_list(self, document: Any, listener: Callable[..., None]) -> Callable[[], None]:
-        """Tell `listener` of all studies, a list of `Row` or None and what is wrong, as they change."""
-        return self.hub.follow_new(_List(("studies",), studies=self), document, listener)
-
-    def read(self, name: str) -> Reading:
-        """Read a study; of what was read before, only what is new.
-
-        Raises
-        ------
-        TuningError
-            If there is none of this name, or the storage is away.
-        """
-        if name not in self._readers:
-            self._readers[name] = StudyReader(self.opened, name)
-        try:
-            self._readings[name] = self._readers[name].read()
-        except TuningError:
-            self._readers.pop(name, None)  # it may come again, as another one
-            raise
-        return self._readings[name]
+        self.readings.read_ahead(name)
 
     def known(self, name: str) -> Reading | None:
         """Return what was read last, None if nothing was."""
-        return self._readings.get(name)
+        return self.readings.known(name) if self.sees(name) else None
 
-    def rows(self) -> list[Row]:
-        """List the studies; trials are read for a short while at most: of those that are new or live, then others."""
-        self._lines = list_studies(self.opened)
-        names = [line.name for line in self._lines]
-        for gone in self._readers.keys() - set(names):
-            self._readers.pop(gone), self._readings.pop(gone, None)
-        live = [n for n, r in self._readings.items() if r.running or r.waiting]
-        quiet = [n for n in names[:COUNTED] if n in self._readings and n not in live]
-        began = time.monotonic()
-        for name in [*live, *self.unread(), *quiet[self._turn :], *quiet[: self._turn]]:
-            took = time.monotonic() - began
-            if took > AT_ONCE or (name in quiet and took > BESIDES):
-                break
-            self.read(name)
-            self._turn += name in quiet
-        self._turn %= max(1, len(quiet))
-        return [self._row(line) for line in self._lines]
+    def follow_list(self, document: Any, listener: Callable[..., None]) -> Callable[[], None]:
+        """Tell `listener` of the studies, a list of `Row` or None and what is wrong, as they change."""
 
-    def unread(self) -> list[str]:
-        """Return the names of the newest studies that were never read."""
-        return [line.name for line in self._lines[:COUNTED] if line.name not in self._readings]
+        def told(rows: list[Row] | None, problem: str) -> None:
+            listener(None if rows is None else [row for row in rows if self._sees(row.person, row.job)], problem)
 
-    def _row(self, line: StudyLine) -> Row:
-        known = self._readings.get(line.name)
-        if known is None:
-            return Row(line.name, line.study_id, line.ours, "…", 0, {}, None, None, "", "")
-        best = known.of(known.best) if known.best is not None else None
-        topics = best.get("num_topics") if best else None
-        plan = known.plan
-        return Row(
-            line.name, line.study_id, line.ours, known.state, len(known.trials), dict(known.counts),
-            best["value"] if best else None, None if topics is None else int(topics),
-            _data_label(plan.data if plan else None), (plan.owner if plan else None) or "",
-        )  # fmt: skip
+        return self.readings.follow_list(document, told)
 
     def id_of(self, name: str) -> int:
         """Return the number by which optuna-dashboard knows a study."""
-        return int(self.opened.get_study_id_from_name(name))
+        return int(self.readings.opened.get_study_id_from_name(name))
 
     # --- what people ask of a study ---------------------------------------------------------------
 
@@ -236,11 +122,12 @@ class Studies:
         ------
         MiraError
         """
-        try:
-            study = patiently(lambda: optuna.load_study(study_name=name, storage=self.opened), 5.0)
-        except KeyError:
-            raise TuningError(f"there is no study {name!r} in the storage; it may have been deleted") from None
-        return action(study, *arguments)
+        with self._changing(action.__name__, name):
+            try:
+                study = patiently(lambda: optuna.load_study(study_name=name, storage=self.readings.opened), 5.0)
+            except KeyError:
+                raise TuningError(f"there is no study {name!r} in the storage; it may have been deleted") from None
+            return action(study, *arguments)
 
     # --- jobs ---------------------------------------------------------------------------------------
 
@@ -261,25 +148,16 @@ class Studies:
         MiraError
             If the study could not be begun so.
         """
-        if any(line.name == tune["study"] for line in list_studies(self.opened)):
+        if any(line.name == tune["study"] for line in list_studies(self.readings.opened)):
             raise TuningError(
                 f"there is a study {tune['study']!r} already; choose another name, or go on with that one"
             )
-        folder = self.workspace.settings.workspace / "studies"
-        places = {"model_dir": str(folder / "models"), "tensorboard_logdir": str(folder / "logs")}
+        logs = self._models.with_name("logs")
+        places = {"model_dir": str(self._models), "tensorboard_logdir": str(logs)}
         return self.workspace.submit(
             source, model, tune["study"], kind="tune", recipe=recipe,
             tune={"storage": self.url, **places, **tune},
         )  # fmt: skip
-
-    def job_of(self, name: str) -> str | None:
-        """Return the key of the newest job that runs a study here, None if there is none."""
-        return next((key for key, spec in self.workspace.specs("tune") if spec["tune"].get("study") == name), None)
-
-    def is_run_here(self, name: str) -> bool:
-        """Tell whether a job of this server runs a study now."""
-        key = self.job_of(name)
-        return key is not None and jobs.read_status(self.workspace.folder_of(key)).state in ("waiting", "running")
 
     def go_on(self, name: str, **changes: Any) -> str:
         """Go on with a study that has ended, perhaps with a larger budget or more jobs; return the job's key.
@@ -289,27 +167,76 @@ class Studies:
         MiraError
             If it runs, or its data cannot be had here.
         """
-        if self.is_run_here(name):
+        with self._changing("go on", name):
+            return self._go_on(name, changes)
+
+    def _go_on(self, name: str, changes: Mapping[str, Any]) -> str:
+        if self.readings.is_run_here(name):
             raise TuningError(f"the study {name!r} is run already")
-        key = self.job_of(name)
+        key = self.readings.job_of(name)
         if key is not None:
             spec = jobs.read_spec(self.workspace.folder_of(key))
             tune = {**spec["tune"], **changes}
             return self.workspace._submit(
                 spec["data"], spec["model"], spec["name"], kind="tune", tune=tune, recipe=spec.get("recipe")
             )
-        plan = self.read(name).plan
+        plan = self.readings.read(name).plan
         if plan is None or plan.data is None:
             raise TuningError(
                 f"the study {name!r} was begun elsewhere, with cells that were in the memory there; call fit of the "
                 "same BayesianTuner again, which goes on with it"
             )
+        if not plan.data.startswith(DEMO):
+            self._confined(formats.split_part(plan.data)[0], "the data")
         tune = TuneOptions.of_plan(name, plan, self.url).to_dict() | changes
         return self.workspace._submit(plan.data, plan.given, name, kind="tune", tune=tune, recipe=plan.recipe)
 
+    def delete(self, name: str) -> None:
+        """Delete a study that does not run here: its trials, their models, and the jobs that ran it.
+
+        Raises
+        ------
+        MiraError
+            If it runs, a model of it is needed, or it is somebody else's.
+        """
+        with self._changing("delete", name):
+            if self.readings.is_run_here(name):
+                raise TuningError(f"the study {name!r} is run now; stop it before it is deleted")
+            jobs_of = [key for key, spec in self.readings.workspace.specs("tune") if spec["tune"].get("study") == name]
+            predicted = (spec["predict"] for _, spec in self.readings.workspace.specs("predict"))
+            needed = sorted({p["trial"] for p in predicted if p.get("study") == name})
+            if needed:
+                raise TuningError(
+                    f"the study {name!r} cannot be deleted: the topics of its trials {', '.join(map(str, needed))} are "
+                    "on cells. Delete those jobs first"
+                )
+            with contextlib.suppress(TuningError, KeyError):  # it has gone before
+                plan = self.readings.read(name).plan
+                optuna.delete_study(study_name=name, storage=self.readings.opened)
+                models = Path(plan.model_dir) if plan is not None else None
+                if models is not None and models.resolve().is_relative_to(self._models):
+                    shutil.rmtree(models, ignore_errors=True)
+            for key in jobs_of:
+                self.workspace.discard(key)
+
+    @property
+    def _models(self) -> Path:
+        return self.workspace.settings.workspace / "studies" / "models"
+
+    def _confined(self, path: Path, what: str) -> None:
+        """Refuse a file that a study names and that somebody with an account may not open by themselves."""
+        person = self.workspace.person
+        if not person.name or person.may("admin"):
+            return
+        own = (*self.workspace.data.folders, self._models)
+        if not any(path.resolve().is_relative_to(folder.resolve()) for folder in own):
+            raise TuningError(
+                f"{what} of this study lies outside of the folders that are open to you; ask an admin of this server"
+            )
+
     def log(self, name: str, number: int) -> str:
         """Return what the workers of this server said of a trial, empty if they said nothing."""
-        key = self.job_of(name)
+        key = self.readings.job_of(name)
         if key is None:
             return ""
         try:
@@ -336,6 +263,7 @@ class Studies:
         if path.suffix != ".safetensors" or not path.is_file():
             host = (reading.story(number).get("process") or {}).get("host", "another machine")
             raise TuningError(f"the model of trial {number} is not here: {host} keeps it at {path}")
+        self._confined(path, f"the model of trial {number}")
         return path
 
     def model(self, reading: Reading, number: int) -> TopicModel:
@@ -360,7 +288,7 @@ class Studies:
 
     def importance(self, reading: Reading) -> ImportanceInfo:
         """Return how much each parameter matters for the loss; see `mira_core.plots.importance_info`."""
-        return importance_info(trials_of(self._readers[reading.name].study))
+        return importance_info(trials_of(self.readings.study_of(reading.name)))
 
     def compare(self, reading: Reading, pinned: int, other: int) -> pd.DataFrame:
         """Match the topics of two trials' models."""
@@ -384,13 +312,15 @@ class Studies:
         path = self.weights(reading, number)
         plan = reading.plan
         data, recipe = (plan.data, plan.recipe) if plan is not None else (None, None)
+        if data is not None and self.readings.job_of(reading.name) is None and not data.startswith(DEMO):
+            self._confined(formats.split_part(data)[0], "the data")
         if data is None:
             if not source:
                 raise TuningError(
                     "this study does not say where its cells are, as they were in memory or no BayesianTuner made it; "
                     "choose their file on the Data page, and open the trial again"
                 )
-            data, recipe = self.workspace.data_of(source), None
+            data, recipe = self.workspace.data.data_of(source), None
         predict = {"model": str(path), "study": reading.name, "trial": number}
         for key, spec in self.workspace.specs("predict"):
             status = jobs.read_status(self.workspace.folder_of(key))
@@ -399,10 +329,6 @@ class Studies:
                 return key
         name = f"{reading.name} · trial {number}"
         return self.workspace._submit(data, {}, name, kind="predict", predict=predict, recipe=recipe)
-
-
-def _data_label(data: str | None) -> str:
-    return "" if data is None else data.removeprefix(DEMO) if data.startswith(DEMO) else Path(data).name
 
 
 @functools.lru_cache(maxsize=8)

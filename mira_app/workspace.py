@@ -1,69 +1,43 @@
-"""What is on disk: data sets that may be opened, jobs and their results. Knows no widgets."""
+"""The jobs of a workspace and their results, as one person sees and may change them. Knows no widgets."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import functools
+import copy
 import json
-import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import anndata as ad
 import pandas as pd
 
 from mira_core import jobs, starting
-from mira_core.data import Finding, Recipe, describe, formats, on_disk
-from mira_core.data.demo import DEMO, DEMOS
-from mira_core.data.inspection.covariates import check_covariates
-from mira_core.data.look import Look
-from mira_core.data.sources import open_backed
-from mira_core.errors import DataError, JobError, MiraError
+from mira_core.data import Recipe
+from mira_core.data.demo import DEMO
+from mira_core.errors import JobError, MiraError
 from mira_core.files import write_json
 from mira_core.jobs import STATES
 from mira_core.safer import Retry, safer
 
-from .looks import Asked, Looks
+from . import engines
+from .datasets import DataSets, described
+from .disk import DELETED, Disk
+from .dispatching import Dispatcher
+from .looks import Looks
+from .serving.audit import Audit
+from .serving.people import ALONE, Person, Who
 from .settings import Settings
 
 NOTHING = Recipe()
-REFUSED = ("empty_cells", "duplicate_features")  # findings with which no training begins
-PAPERS = (".md", ".txt", ".pdf", ".html", ".log", ".json", ".py", ".r")  # nobody looks for them in a list of data
-CHOOSE = ". Choose one of the list on the Data page; its file may have been moved"
 KEPT = ("kind", "embedding", *jobs.EXTRAS)  # parts of a specification that a rerun has too
-SETS, MOST_SETS = ("*.gmt", "*.gmt.gz", "*.bed", "*.bed.gz"), 500  # files of gene sets and of regions
 RUNS, WITH_TOPICS = ("fit",), ("fit", "predict")  # kinds of jobs
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data set that can be opened.
-
-    Attributes
-    ----------
-    key
-        ``demo:NAME``, or ``FOLDER/path/below/it.h5ad`` with the folder's number, and ``#`` and the part of a file
-        of several data sets; what the URL holds.
-    """
-
-    key: str
-    label: str
-    bytes: int | None = None
-    modified: float | None = None
-
-
-class Listing(NamedTuple):
-    """What is in a folder: further folders, and data sets."""
-
-    folders: list[Source]
-    sources: list[Source]
-    n_others: int = 0  # files that cannot be opened
+SHARED = "shared.json"  # of a job's folder: with whom
 
 
 @dataclass(frozen=True)
@@ -82,180 +56,81 @@ class Job:
 
 
 class Workspace:
-    """Data folders and the folder of jobs.
+    """The jobs that one person sees; whatever they ask for is checked against their role here.
 
     Parameters
     ----------
     settings
-        Where they are.
+        Where all is kept.
+    who
+        Tells who asks, at each time; by default somebody who may do all.
+
+    Attributes
+    ----------
+    data
+        What may be opened.
+    dispatcher
+        The queue.
+    audit
+        Where it is noted who did what.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, who: Who = lambda: ALONE) -> None:
+        self.settings, self.who = settings, who
         self.jobs_folder = settings.workspace / "jobs"
         self.jobs_folder.mkdir(parents=True, exist_ok=True)
         self.looks = Looks(settings.workspace / "recipes")
-        self._started: dict[str, starting.Process] = {}
+        self.data = DataSets(settings, self.looks, who)
+        self.dispatcher = Dispatcher(settings, engines.of(settings.dask))
+        self.disk = Disk(settings)
+        self.people = settings.people()
+        self.audit = Audit(settings.workspace / "audit.jsonl")
 
-    # --- data -----------------------------------------------------------------------------------
+    def seen_by(self, who: Who) -> Workspace:
+        """Return the same workspace, as somebody sees it."""
+        other = copy.copy(self)
+        other.who, other.data = who, DataSets(self.settings, self.looks, who)
+        return other
 
-    def sources(self) -> list[Source]:
-        """List demos, then what can be opened below the data folders: an entry for each data set of a file."""
-        out = self._demos()
-        for number, root in enumerate(self.settings.folders):
-            if not root.is_dir():
-                continue  # it was there when the server started
-            for path in _data_below(root):
-                out += self._sources_of(number, path.relative_to(root).as_posix())
-        return out
+    # --- whose a job is -------------------------------------------------------------------------
 
-    def _demos(self) -> list[Source]:
-        return [Source(f"{DEMO}{name}", text) for name, text in DEMOS.items()]
+    @property
+    def person(self) -> Person:
+        """Who asks."""
+        return self.who()
 
-    def _sources_of(self, number: int, relative: str) -> list[Source]:
-        """Return an entry for each data set of one file or folder; none if it holds none."""
-        try:
-            resolved, _ = self._locate(f"{number}/{relative}")
-            modified, size = formats.stamp(resolved)
-            parts = _parts(resolved, modified, size)
-        except (DataError, OSError):
-            return []  # a link that leaves the folder, a file that has just gone, HDF5 that is no data
-        shown = None if formats.is_zarr(resolved) and resolved.is_dir() else size  # of its chunks: too slow
-        names = [formats.join_part(relative, part) for part in parts]
-        return [Source(f"{number}/{name}", name, shown, modified / 1e9) for name in names]
+    def sees(self, key: str, owner: str) -> bool:
+        """Tell whether this person may see a job of an owner."""
+        return may_see(self.person, self.jobs_folder / key, owner)
 
-    def browse(self, place: str = "") -> Listing:
-        """List one folder: ``""`` the data folders and the demos, else ``NUMBER/path/below/it``.
+    def shared_with(self, key: str) -> tuple[str, ...]:
+        """Return the names of those with whom a job is shared, `mira_app.serving.people.EVERYONE` for all."""
+        return _shared_with(self.jobs_folder / key)
+
+    def share(self, key: str, names: Sequence[str]) -> None:
+        """Let others see a job, and no others any more.
 
         Raises
         ------
-        DataError
-            If it is not one of the data folders, or below one, links resolved.
+        JobError, AccessError
+            If there is no such job, or it is somebody else's.
         """
-        if not place:
-            folders = [Source(str(i), root.name or str(root)) for i, root in enumerate(self.settings.data)]
-            if self.settings.uploads.is_dir():
-                folders.append(Source(str(len(folders)), "Uploads"))
-            return Listing(folders, self._demos())
-        number, _, relative = place.partition("/")
-        try:
-            root = self.settings.folders[int(number)].resolve(strict=True)
-            folder = (root / relative).resolve(strict=True)
-            entries = sorted(folder.iterdir())
-        except (ValueError, IndexError, OSError, RuntimeError):
-            raise DataError(f"there is no folder {place!r} in the data folders") from None
-        if not folder.is_relative_to(root) or number.startswith("-"):
-            raise DataError(f"there is no folder {place!r} in the data folders")
-        folders, sources, n_others = [], [], 0
-        for path in entries:
-            if path.name.startswith(".") or not _is_inside(path, root) or folder.is_relative_to(path.resolve()):
-                continue  # not ours, or a way back to where we are
-            name = f"{relative}/{path.name}" if relative else path.name
-            if formats.is_data(path) or _is_ondisk(path):
-                found = self._sources_of(int(number), name)
-                sources += [dataclasses.replace(s, label=s.label.removeprefix(f"{relative}/")) for s in found]
-            elif path.is_dir():
-                folders.append(Source(f"{number}/{name}", path.name))
-            elif path.suffix.lower() not in PAPERS:
-                n_others += 1
-        return Listing(folders, sources, n_others)
+        folder = self.folder_of(key)
+        with self._changing("share", key):
+            write_json(folder / SHARED, {"with": sorted(set(names))})
 
-    def feature_sets(self) -> dict[str, Path]:
-        """Return label -> path of the .gmt and .bed files below the data folders, links resolved."""
-        found: dict[str, Path] = {}
-        for root in self.settings.folders:
-            for kind in SETS:
-                for path in sorted(root.rglob(kind) if root.is_dir() else []):
-                    if len(found) < MOST_SETS and path.is_file() and _is_inside(path, root.resolve()):
-                        found[f"{root.name}/{path.relative_to(root).as_posix()}"] = path
-        return found
+    def may_change(self, key: str) -> bool:
+        """Tell whether a job that this person sees is theirs to change."""
+        return self.person.may("admin") or self.person.owns(owner_of(jobs.read_spec(self.folder_of(key))))
 
-    def path_of(self, key: str) -> Path:
-        """Return the file or folder behind a key, without the part that the key may name.
-
-        Raises
-        ------
-        DataError
-            If it is not one below the data folders, links resolved, or it links to what is not.
-        """
-        path, _ = self._locate(key)
-        root = self.settings.folders[int(key.partition("/")[0])].resolve()
-        if path.is_dir() and not all(inner.resolve().is_relative_to(root) for inner in _links(path)):
-            raise DataError(
-                f"there is no data set {key!r} in the data folders: it links to what is not in them. Copy it here whole"
-            )
-        return path
-
-    def _locate(self, key: str) -> tuple[Path, str | None]:
-        number, _, relative = key.partition("/")
-        try:
-            root = self.settings.folders[int(number)].resolve(strict=True)
-            path, part = formats.split_part(root / relative)
-            path = path.resolve(strict=True)
-        except (ValueError, IndexError, OSError, RuntimeError):
-            raise DataError(f"there is no data set {key!r} in the data folders{CHOOSE}") from None
-        inside = path.is_relative_to(root) and not number.startswith("-")
-        if not inside or not (formats.is_data(path) or _is_ondisk(path)):
-            raise DataError(f"there is no data set {key!r} in the data folders{CHOOSE}")
-        return path, part
-
-    def data_of(self, key: str) -> str:
-        """Return what a job calls this data set: ``demo:NAME``, or a path, after which it may name a part."""
-        if key.startswith(DEMO):
-            return key
-        return formats.join_part(self.path_of(key), self._locate(key)[1])
-
-    def describe(self, key: str) -> describe.Description:
-        """Describe a data set; the answer is kept until its file changes."""
-        return _described(self.data_of(key))
-
-    def can_be_prepared(self, key: str) -> bool:
-        """Tell whether a recipe can be applied: not to what was written for training from the disk."""
-        return key.startswith(DEMO) or not _is_ondisk(self.path_of(key))
-
-    def look(self, key: str, recipe: Recipe) -> Look:
-        """Look at a data set as a recipe leaves it, in a process of its own."""
-        data = self.data_of(key)
-        return self.looks.look(Asked(data, _stamp(data), recipe))
-
-    def prepared(self, key: str, recipe: Recipe) -> describe.Description:
-        """Describe a data set as a recipe leaves it.
-
-        Raises
-        ------
-        DataError
-            If it cannot be opened, or the recipe cannot be done.
-        """
-        if not recipe.steps:
-            return self.describe(key)
-        seen = self.look(key, recipe)
-        if seen.problem:
-            raise DataError(f"{seen.problem}. Change the recipe on the Data page")
-        return seen.description
-
-    def refused(self, key: str, recipe: Recipe) -> list[Finding]:
-        """Return what is wrong with cells and features that training would refuse, as the recipe leaves them."""
-        if not self.can_be_prepared(key):
-            return []  # they were checked when it was written
-        return [f for f in self.look(key, recipe).findings if f.code in REFUSED]
-
-    def check_covariates(
-        self, key: str, recipe: Recipe, categorical: Sequence[str], continuous: Sequence[str]
-    ) -> list[Finding]:
-        """Say what is wrong with columns of cells as covariates, as the recipe leaves them."""
-        data = self.data_of(key)
-        if not self.can_be_prepared(key):
-            return []  # they were checked when it was written
-        obs = open_backed(data).obs
-        if recipe.steps:
-            obs = obs.iloc[self.look(key, recipe).rows]
-        known = [c for c in (*categorical, *continuous) if c in obs]
-        return list(
-            check_covariates(obs, [c for c in categorical if c in known], [c for c in continuous if c in known])
-        )
+    @contextlib.contextmanager
+    def _changing(self, action: str, key: str) -> Iterator[None]:
+        """Do something to a job, if it is this person's to change."""
+        with self.audit.of(self.person, action, key):
+            self.person.must_own(owner_of(jobs.read_spec(self.folder_of(key))))
+            yield
 
     # --- jobs -----------------------------------------------------------------------------------
-
     def folder_of(self, key: str) -> Path:
         """Return a job's folder.
 
@@ -264,9 +139,13 @@ class Workspace:
         JobError
             If there is none of this name.
         """
-        if not re.fullmatch(r"[\w-]+", key) or not (self.jobs_folder / key / "job.json").is_file():
+        folder = self.jobs_folder / key
+        if not re.fullmatch(r"[\w-]+", key) or not (folder / "job.json").is_file():
             raise JobError(f"there is no job {key!r}")
-        return self.jobs_folder / key
+        # Who sees all need not be asked of each, which would read each file.
+        if not self.person.may("admin") and not self.sees(key, owner_of(jobs.read_spec(folder))):
+            raise JobError(f"there is no job {key!r}, or it is not shared with you")
+        return folder
 
     def submit(self, source: str, model: Mapping[str, Any], name: str | None = None, **more: Any) -> str:
         """Write a job and start it as a process of its own, which outlives this server.
@@ -284,33 +163,35 @@ class Workspace:
             The job's key.
         """
         name = name or source.removeprefix(DEMO).rsplit("/", 1)[-1].removesuffix(".h5ad")
-        return self._submit(self.data_of(source), model, name, **more)
+        return self._submit(self.data.data_of(source), model, name, **more)
 
     def _submit(self, data: str, model: Mapping[str, Any], name: str, **more: Any) -> str:
         slug = re.sub(r"[^\w]+", "-", name).strip("-")[:40] or "job"
         key = f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{secrets.token_hex(2)}"
-        folder = self.jobs_folder / key
-        jobs.write_spec(folder, data=data, model=model, name=name, **more)
-        self._start(key, folder)
+        with self.audit.of(self.person, f"begin {more.get('kind', 'fit')}", key):
+            self.person.must_be("user")
+            self.check_quota()
+            with self.dispatcher.put(key, data, self.person.name):
+                jobs.write_spec(
+                    self.jobs_folder / key, data=data, model=model, name=name, owner=self.person.name or None, **more
+                )
         return key
-
-    def _start(self, key: str, folder: Path) -> None:
-        starting.shared().prepare()
-        with open(folder / "log.txt", "ab") as log, open(os.devnull) as nothing:
-            self._started[key] = starting.shared().start("mira_core.run", [str(folder)], nothing, log, log)
 
     def resume(self, key: str) -> None:
         """Go on with a job that was stopped or died, from its last checkpoint."""
         folder = self.folder_of(key)
-        jobs.resume(folder)
-        self._start(key, folder)
+        with self._changing("resume", key):
+            self.check_quota()
+            spec = jobs.read_spec(folder)
+            with self.dispatcher.put(key, spec["data"], owner_of(spec)):
+                jobs.resume(folder)
 
     def retry(self, key: str) -> Retry:
         """Return what to change before a job that failed is tried again."""
         spec, status = jobs.read_spec(self.folder_of(key)), jobs.read_status(self.folder_of(key))
         data = spec["data"]
-        described = _described(data)
-        return safer(spec["model"], status.error, described.n_cells, described.n_features)
+        told = described(data)
+        return safer(spec["model"], status.error, told.n_cells, told.n_features)
 
     def rerun(self, key: str) -> str:
         """Start a job anew: one that failed with safer options, any other as it was. Return the new key."""
@@ -325,14 +206,13 @@ class Workspace:
     def test_learning_rates(self, source: str, model: Mapping[str, Any], recipe: Recipe = NOTHING) -> str:
         """Start a range test; return its key."""
         without = {k: v for k, v in model.items() if k not in ("min_learning_rate", "max_learning_rate")}
-        return self._submit(
-            self.data_of(source), without, "learning rates", kind="range_test", recipe=recipe if recipe.steps else None
-        )
+        done = recipe if recipe.steps else None
+        return self._submit(self.data.data_of(source), without, "learning rates", kind="range_test", recipe=done)
 
     def is_of(self, key: str, source: str, recipe: Recipe = NOTHING) -> bool:
         """Tell whether a job is of this data set, done to as the recipe says."""
         spec = jobs.read_spec(self.folder_of(key))
-        return spec["data"] == self.data_of(source) and Recipe.from_dict(spec.get("recipe") or []) == recipe
+        return spec["data"] == self.data.data_of(source) and Recipe.from_dict(spec.get("recipe") or []) == recipe
 
     def curve(self, key: str) -> dict[str, Any] | None:
         """Return what a range test told, None if it told nothing."""
@@ -361,7 +241,9 @@ class Workspace:
         JobError
             If it cannot be told.
         """
-        spec = {"data": self.data_of(source), "model": dict(model), "test_size": test_size}
+        with self.audit.of(self.person, "estimate", source):
+            self.person.must_be("user")
+        spec = {"data": self.data.data_of(source), "model": dict(model), "test_size": test_size}
         if recipe.steps:
             spec["recipe"] = recipe.to_dict()
         try:
@@ -391,32 +273,126 @@ class Workspace:
         differ = {name: values for name, values in rows.items() if len(set(values)) > 1}
         return pd.DataFrame([[name, *values] for name, values in differ.items()], columns=["option", *labels])
 
-    def _reap(self) -> None:
-        """Collect the processes that have ended; one that could not even begin is told as a failure."""
-        for key, process in list(self._started.items()):
-            ended = process.poll()
-            if ended is None:
-                continue
-            del self._started[key]
-            folder = self.jobs_folder / key
-            if ended and jobs.read_status(folder).state == "waiting":
-                error = {
-                    "type": "JobError",
-                    "message": f"the process ended with status {ended} before it began",
-                    "traceback": self.log(key),
-                }
-                failed = jobs.Status(state="failed", ended=time.time(), error=error)
-                write_json(folder / "status.json", dataclasses.asdict(failed))
-
     def stop(self, key: str) -> None:
-        """Ask a job to stop."""
-        jobs.request_stop(self.folder_of(key))
+        """Ask a job to stop; one that waits in the queue is not begun."""
+        folder = self.folder_of(key)
+        with self._changing("stop", key):
+            if not self.dispatcher.withdraw(key):
+                jobs.request_stop(folder)
+
+    def prefer(self, key: str, priority: int) -> None:
+        """Let a job that waits begin before those with a lower priority, or after those with a higher one.
+
+        Raises
+        ------
+        JobError, AccessError
+            If it does not wait, or this is no admin.
+        """
+        self.folder_of(key)
+        with self.audit.of(self.person, f"priority {priority}", key):
+            self.person.must_be("admin")
+            self.dispatcher.prefer(key, priority)
+
+    def delete(self, key: str) -> None:
+        """Delete a job that has ended, and its results.
+
+        Raises
+        ------
+        JobError, AccessError
+            If it runs or waits, others need what it made, or it is somebody else's.
+        """
+        folder = self.folder_of(key)
+        with self._changing("delete", key):
+            status = jobs.read_status(folder)
+            if not status.ended_already and status.state != "silent":
+                raise JobError(f"the job {key!r} is {status.state}; stop it before it is deleted")
+            if jobs.read_spec(folder)["kind"] == "tune":
+                raise JobError(f"the job {key!r} goes with its study, which says whose it is; delete that")
+            if needed := self.needed_by(key):
+                raise JobError(f"the job {key!r} cannot be deleted, as its model is needed by {', '.join(needed)}")
+            self.discard(key)
+
+    def discard(self, key: str) -> None:
+        """Remove a job's folder, whatever it is; see `delete`."""
+        gone = self.jobs_folder / f"{DELETED}{key}"
+        (self.jobs_folder / key).rename(gone)  # at once, whatever happens while its files go
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def needed_by(self, key: str) -> list[str]:
+        """Return the names of the jobs that use what this one made."""
+        folder = self.jobs_folder / key
+        out = []
+        for other in self._all():
+            uses = [str(other.spec.get("predict", {}).get("model", "")), str(other.spec["data"])]
+            if other.key != key and any(Path(path).is_relative_to(folder) for path in uses):
+                out.append(other.spec["name"])
+        return out
+
+    def check_quota(self, more: int = 0) -> None:
+        """Do nothing if this person may fill more of the disk, by so many bytes.
+
+        Raises
+        ------
+        JobError
+            If not.
+        """
+        self.disk.check(self.person, self._theirs(), more)
+
+    def _theirs(self) -> Iterator[Path]:
+        """Yield the folders that this person's jobs and uploads are in; of who has no name, all."""
+        name = self.person.name
+        yield from (self.jobs_folder / job.key for job in self._all() if not name or owner_of(job.spec) == name)
+        yield self.data.uploads
+
+    def keep_recipe(self, recipe: Recipe, label: str) -> str:
+        """Keep a recipe; return its key, empty if it has no steps.
+
+        Raises
+        ------
+        AccessError
+            If this person only looks.
+        """
+        self.person.must_be("user")
+        return self.looks.keep(recipe, label, self.person.name)
+
+    def recipes(self) -> dict[str, str]:
+        """Return label -> key of the recipes of this person, the newest first; an admin's are all."""
+        return self.looks.recipes(None if self.person.may("admin") else self.person.name)
+
+    def folder_for_upload(self, name: str, size: int) -> Path:
+        """Return where a file of this name and of so many bytes may go that this person uploads.
+
+        Raises
+        ------
+        JobError, AccessError
+            If there is no room for it, or they only look.
+        """
+        with self.audit.of(self.person, f"upload of {size} bytes", name):
+            self.person.must_be("user")
+            self.check_quota(size)
+        return self.data.uploads
+
+    def names(self) -> list[str]:
+        """Return the names of those with whom something may be shared, as far as they are known here."""
+        known = {owner_of(job.spec) for job in self.jobs()}
+        if self.people.accounts is not None:
+            known |= {account.name for account in self.people.accounts.all()}
+        return sorted(known - {"", self.person.name})
+
+    def room(self) -> str:
+        """Say how much of the disk this person uses and may, and how much is free."""
+        return self.disk.room(self.person, self._theirs())
 
     def jobs(self) -> list[Job]:
-        """List all jobs, the newest first; folders that are no jobs are passed over."""
-        self._reap()
+        """List the jobs that this person sees, the newest first; folders that are no jobs are passed over."""
+        return [job for job in self._all() if self.sees(job.key, owner_of(job.spec))]
+
+    def _folders(self) -> Iterator[Path]:
+        return (folder for folder in self.jobs_folder.iterdir() if not folder.name.startswith("."))
+
+    def _all(self) -> list[Job]:
         out = []
-        for folder in self.jobs_folder.iterdir():
+        for folder in self._folders():
             try:
                 out.append(Job(folder.name, jobs.read_spec(folder), jobs.read_status(folder)))
             except MiraError:
@@ -426,12 +402,12 @@ class Workspace:
     def specs(self, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Return key and specification of each job of a kind, the newest first."""
         found = []
-        for folder in self.jobs_folder.iterdir():
+        for folder in self._folders():
             try:
                 spec = jobs.read_spec(folder)
             except MiraError:
                 continue
-            if spec["kind"] == kind:
+            if spec["kind"] == kind and self.sees(folder.name, owner_of(spec)):
                 found.append((folder.name, spec))
         yield from sorted(found, key=lambda each: -each[1]["created"])
 
@@ -440,7 +416,9 @@ class Workspace:
         out: dict[str, str] = {}
         for job in self.jobs():
             if job.status.state in only and job.spec.get("kind", "fit") in kinds:
-                out[job.label if job.label not in out else f"{job.label} · {job.key[-4:]}"] = job.key
+                owner = owner_of(job.spec)
+                label = job.label if owner in ("", self.person.name) else f"{job.label} · {owner}"
+                out[label if label not in out else f"{label} · {job.key[-4:]}"] = job.key
         return out
 
     def log(self, key: str, last: int = 20_000) -> str:
@@ -464,89 +442,27 @@ class Workspace:
         return _cells(path, path.stat().st_mtime_ns)
 
 
-def label_of(key: str) -> str:
-    """Return a data set's name for people."""
-    return key.removeprefix(DEMO) if key.startswith(DEMO) else key.partition("/")[2]
+def may_see(person: Person, folder: Path, owner: str) -> bool:
+    """Tell whether somebody may see a job of an owner, whose folder this is."""
+    return person.sees(owner) or person.sees(owner, _shared_with(folder))
+
+
+def _shared_with(folder: Path) -> tuple[str, ...]:
+    try:
+        told = json.loads((folder / SHARED).read_bytes())
+        return tuple(str(name) for name in told["with"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
+
+
+def owner_of(spec: Mapping[str, Any]) -> str:
+    """Return whose a job is; empty if it is nobody's, as it was begun where there are no accounts."""
+    return str(spec.get("owner") or "")
 
 
 def _told(value: Any) -> str:
     return "not given" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _stamp(data: str) -> tuple[int, int]:
-    return (0, 0) if data.startswith(DEMO) else formats.stamp(formats.split_part(data)[0])
-
-
-def _described(data: str) -> describe.Description:
-    return _describe(data, _stamp(data))
-
-
-@functools.lru_cache(maxsize=32)
-def _describe(data: str, stamp: tuple[int, int]) -> describe.Description:
-    if data.startswith(DEMO) or not _is_ondisk(Path(data)):
-        return describe.describe(open_backed(data))
-    dataset = on_disk.OnDiskDataset(data)
-    written = dataset.manifest["options"]
-    told = ", ".join(f"{key}={value!r}" for key, value in written.items() if value is not None)
-    return dataclasses.replace(
-        describe.describe(dataset.table()),
-        layers=(describe.Layer(written["counts_layer"], ""),),  # its counts were checked when it was written
-        source=f"Written for training from the disk, for a model of {told}",
-    )
-
-
-@functools.lru_cache(maxsize=1024)
-def _parts(path: Path, modified: int, size: int) -> tuple[str | None, ...]:
-    """Name the data sets of a file; one that is damaged is listed too, and says so when it is opened."""
-    if path.suffix == ".h5ad" or _is_ondisk(path):
-        return (None,)
-    try:
-        return tuple(formats.contents(path).names()) or (None,)
-    except DataError:
-        if path.suffix in (".h5", ".hdf5"):  # as many other things are
-            raise
-        return (None,)
-
-
-def _data_below(root: Path) -> Iterator[Path]:
-    """Yield files and folders that may be data, in order; links to folders are not followed."""
-    if not root.is_dir():
-        return
-    if formats.is_data(root) or _is_ondisk(root):
-        yield root
-        return
-    for path in sorted(root.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            if not path.is_symlink():
-                with contextlib.suppress(OSError):  # not ours to read
-                    yield from _data_below(path)
-        elif formats.is_data(path):
-            yield path
-
-
-def _is_ondisk(path: Path) -> bool:
-    return (path / on_disk.MANIFEST).is_file()
-
-
-def _is_inside(path: Path, root: Path) -> bool:
-    """Tell whether something lies below a folder, links resolved; those that lead in a circle lie nowhere."""
-    try:
-        return path.resolve().is_relative_to(root)
-    except (OSError, RuntimeError):
-        return False
-
-
-def _links(folder: Path) -> Iterator[Path]:
-    with os.scandir(folder) as entries:  # which tells links without asking for each
-        for entry in entries:
-            if entry.is_symlink():
-                yield Path(entry.path)
-            elif entry.is_dir():
-                yield from _links(Path(entry.path))
-
-
-@functools.lru_cache(maxsize=4)
 def _cells(path: Path, modified: int) -> ad.AnnData:
     return ad.read_h5ad(path)

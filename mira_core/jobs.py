@@ -65,6 +65,7 @@ def write_spec(
     gradient_tune: Mapping[str, Any] | None = None,
     predict: Mapping[str, Any] | None = None,
     recipe: Recipe | Mapping[str, Any] | list[Any] | None = None,
+    owner: str | None = None,
 ) -> None:
     """Create a job's folder.
 
@@ -99,6 +100,8 @@ def write_spec(
     recipe
         Steps from the cells of the file to those of the training: a `mira_core.data.Recipe`, or what its ``to_dict``
         returned.
+    owner
+        Whose job it is, on a server where people have accounts.
 
     Raises
     ------
@@ -140,6 +143,7 @@ def write_spec(
         "data": data,
         "model": checked,
         "embedding": embedding,
+        **({} if owner is None else {"owner": owner}),
         **extras,
     }
     write_json(folder / "job.json", spec)
@@ -182,8 +186,8 @@ class Status:
         ``waiting``, ``running``, ``finished``, ``stopped``, ``failed``, or ``died`` (its process is gone without a
         word) or ``silent`` (it runs on another host, and its heart has not beaten for a minute).
     stage
-        What it is doing: ``reading``, ``training``, ``predicting``, ``embedding``; a range test: ``testing``; a
-        tuning: ``tuning``.
+        Of one that waits for its turn, why. Of one that runs, what it is doing: ``reading``, ``training``,
+        ``predicting``, ``embedding``; a range test: ``testing``; a tuning: ``tuning``.
     kind
         Of job.
     step, num_steps

@@ -6,6 +6,7 @@ import getpass
 import os
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -23,6 +24,7 @@ def this_process() -> dict[str, Any]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "process_started": psutil.Process().create_time(),
+        "ticks": _ticks(os.getpid()),
     }
 
 
@@ -30,10 +32,35 @@ def is_alive(process: Mapping[str, Any]) -> bool:
     """Whether a process of this host still runs: same pid and same start."""
     try:
         p = psutil.Process(int(process["pid"]))
-        same = abs(p.create_time() - float(process["process_started"])) < 1.0
+        ticks = _ticks(p.pid)
+        if ticks is not None and process.get("ticks") is not None:
+            same = ticks == process["ticks"]
+        else:
+            same = abs(p.create_time() - float(process["process_started"])) < 1.0
         return same and p.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, KeyError, TypeError, ValueError):
+    except (psutil.Error, KeyError, TypeError, ValueError, OverflowError):
         return False
+
+
+def this_machine() -> str:
+    """Name this machine, or container, from its start on: after a restart it is another."""
+    try:
+        started = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        started = f"{psutil.boot_time() / 60:.0f}"
+    return f"{socket.gethostname()} {started} {_ticks(1)}"
+
+
+def _ticks(pid: int) -> int | None:
+    """Return when a process was started, in ticks since the machine was; None where that is not told.
+
+    Unlike the time of day it does not change when somebody sets the clock.
+    """
+    try:
+        told = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        return int(told.rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def this_user() -> str:

@@ -6,8 +6,10 @@ training that was stopped or died goes on after the last epoch of its checkpoint
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
+import os
 import sys
 import time
 import traceback
@@ -74,6 +76,8 @@ def main(argv: list[str] | None = None) -> int:
         print("usage: python -m mira_core.run FOLDER", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # no such thing on Windows
+        os.nice(int(os.environ.get("MIRA_NICE", "0")))
     folder = Path(arguments[0])
     try:
         status = run_job(folder)

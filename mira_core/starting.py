@@ -85,7 +85,7 @@ class Starter:
 
     def start(
         self, module: str, arguments: Sequence[str], stdin: int | IO[bytes], stdout: int | IO[bytes],
-        stderr: int | IO[bytes],
+        stderr: int | IO[bytes], environment: Mapping[str, str] | None = None,
     ) -> Process:  # fmt: skip
         """Start a process in a session of its own.
 
@@ -95,17 +95,20 @@ class Starter:
             Of ours, with a function ``main(argv)`` that returns the status; and its command line.
         stdin, stdout, stderr
             Files or descriptors; they may be closed once this has returned.
+        environment
+            Variables that are set for it besides.
         """
+        more = dict(environment or {})
         descriptors = [f if isinstance(f, int) else f.fileno() for f in (stdin, stdout, stderr)]
         with self._lock:
             if self._is_ready():
                 with contextlib.suppress(OSError):
-                    return self._fork(module, arguments, descriptors)
+                    return self._fork(module, arguments, descriptors, more)
                 self._end()  # it was killed, for want of memory perhaps
                 self._begin()
         return subprocess.Popen(
             [sys.executable, "-m", module, *arguments], stdin=descriptors[0], stdout=descriptors[1],
-            stderr=descriptors[2], start_new_session=True, env=_environment(),
+            stderr=descriptors[2], start_new_session=True, env={**_environment(), **more},
         )  # fmt: skip
 
     def run(self, module: str, arguments: Sequence[str], given: str = "", timeout: float | None = None) -> Done:
@@ -120,7 +123,7 @@ class Starter:
             files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
             files[0].write(given.encode())
             files[0].seek(0)
-            process = self.start(module, arguments, *files)
+            process = self.start(module, arguments, files[0], files[1], files[2])
             try:
                 status = process.wait(timeout)
             except subprocess.TimeoutExpired:
@@ -159,12 +162,14 @@ class Starter:
                 self._ready = bool(self._socket.recv(1))
         return self._ready
 
-    def _fork(self, module: str, arguments: Sequence[str], descriptors: list[int]) -> Process:
+    def _fork(
+        self, module: str, arguments: Sequence[str], descriptors: list[int], environment: Mapping[str, str]
+    ) -> Process:
         assert self._socket is not None
         ended, tells = os.pipe()
         try:
             self._socket.settimeout(ANSWER)
-            message = json.dumps([module, list(arguments)]).encode()
+            message = json.dumps([module, list(arguments), environment]).encode()
             socket.send_fds(self._socket, [message], [*descriptors, tells])
             told = self._socket.recv(64)
         except OSError:
@@ -256,8 +261,8 @@ def main(argv: list[str] | None = None) -> int:
             pid = os.fork()
             if not pid:
                 asked.close()
-                module, arguments = json.loads(message)
-                _become(module, arguments, descriptors)
+                module, arguments, environment = json.loads(message)
+                _become(module, arguments, environment, descriptors)
             for d in descriptors:
                 os.close(d)
             asked.send(str(pid).encode())
@@ -265,11 +270,12 @@ def main(argv: list[str] | None = None) -> int:
         return 0  # the server has gone
 
 
-def _become(module: str, arguments: list[str], descriptors: list[int]) -> None:
+def _become(module: str, arguments: list[str], environment: dict[str, str], descriptors: list[int]) -> None:
     """Be the process that was asked for; never returns."""
     status = 1
     try:
         os.setsid()
+        os.environ.update(environment)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for stream, descriptor in enumerate(descriptors[:3]):

@@ -17,10 +17,11 @@ from mira_core.data.look import Look
 from mira_core.data.steps import FilterCells, FilterFeatures, HighlyVariable, Step
 from mira_core.errors import MiraError
 
+from ..datasets import label_of
 from ..figures.quality import METRICS, Limits, Metric, QualityPlots
 from ..session import Session
 from ..styles import GRID, THIRDS
-from ..workspace import Workspace, label_of
+from ..workspace import Workspace
 from . import parts
 
 ALL = ""  # of a choice of columns: none
@@ -92,7 +93,7 @@ class Clinic:
 
         def fetch() -> tuple[Recipe, Look]:
             recipe = self.workspace.looks.recipe(recipe_key)
-            return recipe, self.workspace.look(key, recipe)
+            return recipe, self.workspace.data.look(key, recipe)
 
         def show(got: tuple[Recipe, Look]) -> None:
             if (key, recipe_key) == (self._key, self.session.recipe):
@@ -163,8 +164,13 @@ class Clinic:
         self._set(recipe.plus("filter_cells", **options) if options else recipe)
 
     def _set(self, recipe: Recipe) -> None:
+        try:
+            key = self.workspace.keep_recipe(recipe, label_of(self._key))
+        except (MiraError, OSError) as problem:
+            self.progress.objects = [parts.problem(str(problem))]
+            return
         self.recipe = recipe  # at once, as the next step may be chosen before this one was looked at
-        self.session.recipe = self.workspace.looks.keep(recipe, label_of(self._key))
+        self.session.recipe = key
 
 
 class RecipeCard:
@@ -206,7 +212,7 @@ class RecipeCard:
         """Show a recipe."""
         self.recipe = recipe
         self.said.objects = []
-        self.before.param.update(options={"Choose …": "", **self.workspace.looks.recipes()}, value="")
+        self.before.param.update(options={"Choose …": "", **self.workspace.recipes()}, value="")
         if not recipe.steps:
             self.steps.objects = [
                 parts.note(
@@ -220,7 +226,7 @@ class RecipeCard:
             parts.on_click(out, functools.partial(self._without, step))
             told = parts.markup("status", f"{i}. <b>{html.escape(_words(step))}</b>", margin=(6, 12))
             rows.append(pn.Row(told, out, sizing_mode="stretch_width", margin=0))
-        python = html.escape(recipe.to_python(self.workspace.data_of(data)))
+        python = html.escape(recipe.to_python(self.workspace.data.data_of(data)))
         self.code.object = f"<details><summary>As Python</summary><pre>{python}</pre></details>"
         self.steps.objects = [*rows, self.code, self.download]
 

@@ -14,10 +14,11 @@ from mira_core.data.demo import DEMO
 from mira_core.data.describe import Column, Description
 from mira_core.data.look import Look
 
+from ..datasets import Listing, Source, label_of
 from ..session import Session
 from ..styles import HALVES, LOW, NARROW_AND_WIDE
 from ..widgets.upload import Upload
-from ..workspace import Listing, Source, Workspace, label_of
+from ..workspace import Workspace
 from . import parts
 from .clinic import Clinic
 
@@ -64,7 +65,7 @@ class DataPage:
             return
         parts.load(
             self.below,
-            lambda: (self.workspace.describe(key), self.workspace.can_be_prepared(key)),
+            lambda: (self.workspace.data.describe(key), self.workspace.data.can_be_prepared(key)),
             lambda got: self._show(key, *got),
         )
 
@@ -133,10 +134,10 @@ class Browser:
         self._quiet = False
         limit = workspace.settings.upload_limit
         self.upload = Upload(
-            workspace.settings.uploads, limit, lambda path: parts.in_turn(functools.partial(self._uploaded, path)),
+            workspace.folder_for_upload, limit, lambda path: parts.in_turn(functools.partial(self._uploaded, path)),
             sizing_mode="stretch_width", margin=(8, 10),
         )  # fmt: skip
-        self.upload.visible = limit > 0
+        self.upload.visible = limit > 0 and workspace.person.may("user")
         self.view = parts.card(self.way, self.filter, self.box, self.upload)
         self.list.on_click(lambda item: parts.in_turn(lambda: self._chosen(item)))
         self.way.param.watch(lambda e: parts.in_turn(self._went), "active")
@@ -150,13 +151,13 @@ class Browser:
     def go(self, place: str) -> None:
         """Show a folder."""
         self.place = place
-        parts.load(self.box, lambda: self.workspace.browse(place), lambda listing: self._show(place, listing))
+        parts.load(self.box, lambda: self.workspace.data.browse(place), lambda listing: self._show(place, listing))
 
     def _show(self, place: str, listing: Listing) -> None:
         if place != self.place:
             return
         self._listing = listing
-        roots = {s.key: s.label for s in self.workspace.browse("").folders}
+        roots = {s.key: s.label for s in self.workspace.data.browse("").folders}
         steps = [""]
         if place:
             number, _, below = place.partition("/")
@@ -211,9 +212,10 @@ class Browser:
             self.go(self._steps[at])
 
     def _uploaded(self, path: Path) -> None:
-        number = len(self.workspace.settings.data)
-        self.go(str(number))
-        found = [s.key for s in self.workspace.browse(str(number)).sources if s.label.startswith(path.name)]
+        key = self.workspace.data.key_of(path) or ""
+        place = key.rpartition("/")[0]
+        self.go(place)
+        found = [s.key for s in self.workspace.data.browse(place).sources if s.key.partition("#")[0] == key]
         if found:
             self.session.param.update(data=found[0], recipe="")
 

@@ -147,7 +147,7 @@ class ExplorePage:
         self.explorer = explorer = TopicExplorer(
             values=values,
             others=(lambda: self._others(key), self._cells_of),
-            files=self.workspace.feature_sets,
+            files=self.workspace.data.feature_sets,
             more={"exports": ("Exports", lambda _: ExportsCard(self.workspace, key))},
             **{name: str(value) for name, value in asked.items()},
         )

@@ -132,7 +132,11 @@ class ExportsCard:
                 item.rest(key, None)
                 self.below.objects = [parts.problem(f"{DOWNLOADS[what].label}: {told}")]
 
-        parts.in_thread(lambda: self.exports.make(key, what), done, failed)
+        def make() -> Path:
+            self.workspace.folder_of(key)  # which it may be no more
+            return self.exports.make(key, what)
+
+        parts.in_thread(make, done, failed)
 
     def _tell(self, path: Path) -> None:
         """Show the methods text, to be read and copied."""

@@ -18,11 +18,12 @@ from mira_core.data.describe import Description
 from mira_core.data.steps import HighlyVariable
 from mira_core.errors import MiraError
 
+from ..datasets import label_of
 from ..forms import NOTATIONS, ModelForm, prepared
 from ..hub import Hub
 from ..session import Session
 from ..styles import WIDE_AND_NARROW
-from ..workspace import Workspace, label_of
+from ..workspace import Workspace
 from . import parts
 from .learning_rates import LearningRates
 
@@ -30,6 +31,7 @@ ONCE = 2.0  # seconds within which a second click is taken for the same
 SETTINGS = {n for n in options.names() if options.parameter(n).metadata["group"] != "data"} | {"feature_type"}
 KINDS = ("categorical", "continuous")  # of covariates
 HELD_OUT = 0.1  # share of the cells that the loss is watched on, unless somebody wants another
+LOOKS_ONLY = "Your role is viewer: you can look, and run nothing. Who keeps this server can change that."
 
 
 class ModelPage:
@@ -164,22 +166,23 @@ class ModelPage:
                 self.unfit.objects = [parts.finding(f) for f in found]
                 self._changed()
 
-        parts.in_thread(lambda: self.workspace.refused(key, recipe), told, lambda _: None)  # told elsewhere
+        parts.in_thread(lambda: self.workspace.data.refused(key, recipe), told, lambda _: None)  # told elsewhere
 
     def _changed(self, *_: Any) -> None:
         if self.form is None:
             return
         wrong = self.form.problem
         self._check_covariates()
-        self.start.disabled = self.estimate.disabled = bool(wrong) or self._refused or self._unfit
+        looks_only = not self.workspace.person.may("user")
+        self.start.disabled = self.estimate.disabled = bool(wrong) or self._refused or self._unfit or looks_only
         self.mend.visible = self._unfit or "counts_layer" in wrong or "no counts" in wrong or "raw counts" in wrong
         self.session.given = {} if wrong else dict(self.form.given)
-        self.rates.given, self.rates.button.disabled = self.form.given, bool(wrong)
-        self.message.objects = [parts.problem(wrong)] if wrong else []
+        self.rates.given, self.rates.button.disabled = self.form.given, bool(wrong) or looks_only
+        self.message.objects = [parts.problem(wrong)] if wrong else [parts.note(LOOKS_ONLY)] if looks_only else []
         if self.estimated.object:
             self.estimated.object = ""  # it was for other options
         try:
-            data = self.workspace.data_of(self._made_for[0])
+            data = self.workspace.data.data_of(self._made_for[0])
         except MiraError as problem:
             self.message.objects = [parts.problem(str(problem))]
             return
@@ -200,7 +203,7 @@ class ModelPage:
 
         async def go() -> None:
             try:
-                found = await asyncio.to_thread(self.workspace.check_covariates, *asked)
+                found = await asyncio.to_thread(self.workspace.data.check_covariates, *asked)
             except MiraError:
                 return  # of the data, which is told elsewhere
 
@@ -225,13 +228,13 @@ class ModelPage:
             return
         self.form.load(written.given)
         self.held_out.value = written.test_size or 0.0
-        other = written.data is not None and written.data != self.workspace.data_of(self._made_for[0])
+        other = written.data is not None and written.data != self.workspace.data.data_of(self._made_for[0])
         told = f"{len(written.given)} options were read."
         self.said.objects = [
             parts.good(told + (f" The text names other data, {written.data}; the chosen ones stay." if other else ""))
         ]
         if written.recipe is not None and written.recipe != self.recipe:
-            self.session.recipe = self.workspace.looks.keep(written.recipe, name_of(self.session.data))
+            self.session.recipe = self.workspace.keep_recipe(written.recipe, name_of(self.session.data))
 
     def _keep(self, form: ModelForm, given: Mapping[str, Any]) -> None:
         """Fill a new form with what was given, and with the columns that the recipe makes."""

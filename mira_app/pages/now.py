@@ -9,9 +9,10 @@ from typing import Any
 import panel as pn
 import panel_material_ui as pmui
 
+from ..datasets import label_of
 from ..hub import Hub, Running
 from ..session import Session
-from ..workspace import Workspace, label_of
+from ..workspace import Workspace
 from . import parts
 
 MOST = 3  # runs that are named
@@ -27,9 +28,10 @@ class Now:
         self.data = _button("dataset")
         self.jobs = [_button("show_chart") for _ in range(MOST)]
         self.more = parts.markup("note", sizing_mode=None, margin=(7, 8), visible=False)
-        name = pn.state.user
+        name = workspace.person.name or pn.state.user
         self.who = parts.markup("note", sizing_mode=None, margin=(7, 12), visible=bool(name))
-        self.who.object = f'{parts.escape(name or "")} · <a href="./logout">log out</a>'
+        role = f" · {workspace.person.role}" if workspace.person.role != "user" else ""
+        self.who.object = f'{parts.escape(name or "")}{role} · <a href="./logout">log out</a>'
         self.view = pn.FlexBox(
             self.data,
             *self.jobs,
@@ -61,6 +63,7 @@ class Now:
         self.data.label = label_of(key) + (" · recipe" if self.session.recipe else "") if key else "no data"
 
     def _told(self, running: list[Running]) -> None:
+        running = [job for job in running if self.workspace.sees(job.key, job.owner)]
         self._running = running
         for i, button in enumerate(self.jobs):
             button.visible = i < len(running)
@@ -74,16 +77,7 @@ class Now:
         if i >= len(self._running):
             return
         job = self._running[i]
-        if job.kind == "fit":
-            self.session.param.update(job=job.key, page="train")
-        elif job.kind == "tune":
-            self.session.param.update(study=job.name, page="tune", trials="", pin="")
-        elif job.kind == "gradient_tune":
-            self.session.param.update(study="", page="tune")
-        elif job.kind == "predict":
-            self.session.param.update(job=job.key, page="explore")
-        else:
-            self.session.param.update(test=job.key, page="model")
+        self.session.show_job(job.key, job.kind, job.name)
 
 
 def _button(icon: str) -> Any:

@@ -228,10 +228,13 @@ class TrainPage:
     def _show(self, series: Series, status: jobs.Status) -> None:
         status = self.run.update(series, status, self._asked_to_stop())
         running = status.state in ("running", "waiting")
-        self.stop.visible = running and not self._asked_to_stop()
-        self.resume.visible = not running and not jobs.why_not_resume(self.workspace.folder_of(self.session.job))
+        mine = self.workspace.may_change(self.session.job)
+        self.stop.visible = mine and running and not self._asked_to_stop()
+        self.resume.visible = (
+            mine and not running and not jobs.why_not_resume(self.workspace.folder_of(self.session.job))
+        )
         ended = status.state in ("finished", "stopped", "failed", "died")
-        self.again.visible = ended and status.error.get("type") not in OF_THE_DATA
+        self.again.visible = ended and self.workspace.person.may("user") and status.error.get("type") not in OF_THE_DATA
         self.explore.visible = status.state in ("finished", "stopped")
         self._explain(status)
 

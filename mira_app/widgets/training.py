@@ -118,7 +118,9 @@ class RunView:
         busy = s.state == "waiting" or (s.state == "running" and (s.stage != "training" or not s.num_steps))
         self.bar.param.update(variant="indeterminate" if busy else "determinate", value=round(share))
         words = IN_WORDS[s.state]
-        if s.state == "running":
+        if s.state == "waiting" and s.stage:
+            words = f"Waiting: {s.stage}"
+        elif s.state == "running":
             words = "Stopping" if stopping else f"{words}, {STAGES.get(s.stage, s.stage)}"
         said = [f"<b>{words}</b>"]
         if s.num_epochs:

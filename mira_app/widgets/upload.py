@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any, BinaryIO
 import param
 from panel.custom import JSComponent
 
-from mira_core.errors import DataError
+from mira_core.errors import DataError, MiraError
 
 PIECE = 2**21  # bytes sent at once; the connection takes 20 MB
 LONGEST = 200  # bytes of a name; file systems take 255, and parts get longer names
@@ -81,8 +82,8 @@ class Upload(JSComponent):
 
     Parameters
     ----------
-    folder
-        Where to; made if it does not exist.
+    folder_for
+        Called with the name and size of a file; returns where to, made if it does not exist, or raises what hinders.
     limit
         Greatest size, in bytes.
     done
@@ -94,8 +95,11 @@ class Upload(JSComponent):
 
     busy = param.Boolean(default=False, doc="Whether a file is coming.")
 
-    def __init__(self, folder: Path, limit: int, done: Callable[[Path], None], **params: Any) -> None:
-        self._folder, self._limit, self._done = folder, limit, done
+    def __init__(
+        self, folder_for: Callable[[str, int], Path], limit: int, done: Callable[[Path], None], **params: Any
+    ) -> None:
+        self._folder_for, self._limit, self._done = folder_for, limit, done
+        self._folder = Path()
         self._part: Path | None = None
         self._file: BinaryIO | None = None
         self._name, self._size = "", 0
@@ -104,7 +108,7 @@ class Upload(JSComponent):
     def _handle_msg(self, data: dict[str, Any]) -> None:
         try:
             answer = {"begin": self._begin, "piece": self._piece, "cancel": self._cancel}[data["what"]](data)
-        except (DataError, OSError) as problem:
+        except (MiraError, OSError) as problem:
             self.close()
             answer = {"what": "wrong", "text": str(problem)}
         if answer:
@@ -118,6 +122,7 @@ class Upload(JSComponent):
                 f"{self._name} has {self._size / 1e9:.1f} GB, and at most {self._limit / 1e9:.1f} GB are taken; copy "
                 "it into a data folder of the server instead"
             )
+        self._folder = self._folder_for(self._name, self._size)
         self._folder.mkdir(parents=True, exist_ok=True)
         if self._size > shutil.disk_usage(self._folder).free - SPARE:
             raise DataError(f"the server's disk has no room for {self._size / 1e9:.1f} GB; ask whoever runs it")
@@ -141,6 +146,8 @@ class Upload(JSComponent):
             if not piece:
                 raise DataError("the file became shorter while it came; try again")
             return self._next()
+        self._file.flush()
+        os.fsync(self._file.fileno())  # what is told to be here survives a power cut
         self._file.close()
         assert self._part is not None
         path = _unused(self._folder / self._name)

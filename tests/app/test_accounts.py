@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from mira_app.accounts import Account, AccountError, Accounts
+from mira_app.serving.accounts import Account, AccountError, Accounts
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mira_app import configuration
+from mira_app.serving import configuration
 from mira_app.settings import Settings
 from mira_core.errors import OptionError
 

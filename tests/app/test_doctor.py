@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from mira_app import doctor
-from mira_app.accounts import Accounts
-from mira_app.configuration import OPTIONS
+from mira_app.serving.accounts import Accounts
+from mira_app.serving.configuration import OPTIONS
 from mira_core import environment
 
 USUAL = {option.key: option.usual for option in OPTIONS}

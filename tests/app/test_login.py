@@ -16,9 +16,9 @@ import trustme
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
-from mira_app import configuration, server
-from mira_app.accounts import Accounts
-from mira_app.login import AT_MOST
+from mira_app.serving import configuration, server
+from mira_app.serving.accounts import Accounts
+from mira_app.serving.login import AT_MOST
 from mira_core.errors import OptionError
 
 from ..browser.conftest import MIRA

@@ -50,39 +50,40 @@ def test_a_model_of_a_study_that_no_tuner_made_needs_its_cells_named(studies, ce
         return trial.suggest_float("x", 0, 1)
 
     other.optimize(objective, n_trials=1)
-    reading = studies.read("by hand")
+    reading = studies.readings.read("by hand")
     assert reading.plan is None
     with pytest.raises(TuningError, match="does not say where its cells are"):
         studies.topics_on_cells(reading, 0)
 
 
 def test_studies_begun_elsewhere_are_listed_and_read(studies, cells):
-    assert studies.rows() == []
+    assert studies.readings.rows() == []
     tuner = tuned(studies, cells)
     other = optuna.create_study(study_name="not ours", storage=studies.url)
     other.optimize(lambda t: t.suggest_float("x", 0, 1), n_trials=2)
-    studies.rows()
-    while studies.unread():  # as long as it takes; each look takes half a second at most
-        studies.rows()
-    rows = {r.name: r for r in studies.rows()}
+    studies.readings.rows()
+    while studies.readings.unread():  # as long as it takes; each look takes half a second at most
+        studies.readings.rows()
+    rows = {r.name: r for r in studies.readings.rows()}
     ours = rows["lab/rna/1"]
     assert (ours.state, ours.n_trials, ours.best_value) == ("finished", 3, tuner.study.best_value)
     assert ours.best_topics == tuner.study.best_params["num_topics"]
     assert sum(ours.counts.values()) == 3
     assert (rows["not ours"].ours, rows["not ours"].n_trials) == (False, 2)
-    assert studies.unread() == []
+    assert studies.readings.unread() == []
     other.optimize(lambda t: t.suggest_float("x", 0, 1), n_trials=1)
-    while {r.name: r.n_trials for r in studies.rows()}["not ours"] < 3:  # what was quiet is looked at again, by turns
+    # What was quiet is looked at again, by turns.
+    while {r.name: r.n_trials for r in studies.readings.rows()}["not ours"] < 3:
         pass
     optuna.delete_study(study_name="not ours", storage=studies.url)
-    assert [r.name for r in studies.rows()] == ["lab/rna/1"]
+    assert [r.name for r in studies.readings.rows()] == ["lab/rna/1"]
     with pytest.raises(TuningError, match="there is no study 'not ours'"):
-        studies.read("not ours")
+        studies.readings.read("not ours")
 
 
 def test_models_of_trials_are_the_librarys_and_only_those_that_are_here(studies, cells):
     tuner = tuned(studies, cells)
-    reading = studies.read("lab/rna/1")
+    reading = studies.readings.read("lab/rna/1")
     model = studies.model(reading, reading.best)
     assert model.num_topics == tuner.fetch_best_weights().num_topics
     told = studies.compare(reading, reading.best, reading.best)
@@ -96,7 +97,7 @@ def test_models_of_trials_are_the_librarys_and_only_those_that_are_here(studies,
     with pytest.raises(TuningError, match=f"the model of trial {reading.best} is not here"):
         studies.model(reading, reading.best)
     control.hide(tuner.study, [t["number"] for t in reading.trials])
-    assert studies.summary(studies.read("lab/rna/1")) is None
+    assert studies.summary(studies.readings.read("lab/rna/1")) is None
 
 
 def test_what_is_asked_of_a_study_reaches_its_storage(studies, cells):
@@ -120,8 +121,8 @@ def test_a_study_begun_here_is_a_job_that_the_command_line_could_run(studies, mo
     assert (spec["kind"], spec["name"], spec["tune"]["study"]) == ("tune", "a/b", "a/b")
     assert spec["tune"]["storage"] == studies.url
     assert spec["tune"]["model_dir"].startswith(str(studies.workspace.settings.workspace))
-    assert studies.job_of("a/b") == key
-    assert studies.job_of("other") is None
+    assert studies.readings.job_of("a/b") == key
+    assert studies.readings.job_of("other") is None
     with pytest.raises(OptionError, match="num_topics is set by each trial"):
         studies.begin("demo:pbmc700", {"feature_type": "expression", "num_topics": 5}, {**asked, "study": "c"})
     optuna.create_study(study_name="a/b", storage=studies.url)
@@ -133,10 +134,10 @@ def test_a_study_begun_here_is_a_job_that_the_command_line_could_run(studies, mo
 
 def test_importance_is_shares_of_one_or_why_it_is_not_known(studies, cells):
     tuned(studies, cells, max_trials=8, min_trials=8, pruner=optuna.pruners.NopPruner())
-    told = studies.importance(studies.read("lab/rna/1"))
+    told = studies.importance(studies.readings.read("lab/rna/1"))
     assert set(told.shares) == {"num_topics", "decoder_dropout"}
     assert sum(told.shares.values()) == pytest.approx(1)
     two = optuna.create_study(study_name="two aims", storage=studies.url, directions=["minimize", "minimize"])
     two.optimize(lambda t: (t.suggest_float("x", 0, 1), 1.0), n_trials=9)
-    told = studies.importance(studies.read("two aims"))
+    told = studies.importance(studies.readings.read("two aims"))
     assert (told.shares, told.why) == ({}, "of a study with several aims, nothing is the loss")

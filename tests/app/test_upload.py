@@ -22,7 +22,7 @@ def came():
 
 @pytest.fixture
 def box(tmp_path, told, came, monkeypatch):
-    box = Upload(tmp_path / "uploads", 10_000, came.append)
+    box = Upload(lambda *_: tmp_path / "uploads", 10_000, came.append)
     monkeypatch.setattr(box, "_send_msg", told.append)
     monkeypatch.setattr(upload, "PIECE", 400)
     return box

@@ -44,9 +44,9 @@ def ended(workspace: Workspace, key: str, seconds: float = 100) -> jobs.Status:
 
 
 def test_demos_and_files_below_the_data_folders_are_listed(workspace):
-    keys = [s.key for s in workspace.sources()]
+    keys = [s.key for s in workspace.data.sources()]
     assert keys == ["demo:pbmc700", "demo:simulated", "0/deep/cells.h5ad"]
-    described = workspace.describe("0/deep/cells.h5ad")
+    described = workspace.data.describe("0/deep/cells.h5ad")
     assert (described.n_cells, described.n_features) == (60, 30)
     assert described.counts_layer().name is None
     assert described.flags() == ["highly_variable"]
@@ -54,22 +54,22 @@ def test_demos_and_files_below_the_data_folders_are_listed(workspace):
 
 
 def test_a_file_without_x_is_described(workspace):
-    path = workspace.path_of("0/deep/cells.h5ad")
+    path = workspace.data.path_of("0/deep/cells.h5ad")
     cells = simulate_expression(60, 30, 3, seed=1)
     cells.layers["counts"], cells.X = cells.X, None
     cells.write_h5ad(path)
     os.utime(path, (2, 2))
-    described = workspace.describe("0/deep/cells.h5ad")
+    described = workspace.data.describe("0/deep/cells.h5ad")
     assert [x.name for x in described.layers] == ["counts"]
     assert described.counts_layer().name == "counts"
 
 
 def test_a_changed_file_is_described_anew(workspace):
-    path = workspace.path_of("0/deep/cells.h5ad")
-    assert workspace.describe("0/deep/cells.h5ad").n_cells == 60
+    path = workspace.data.path_of("0/deep/cells.h5ad")
+    assert workspace.data.describe("0/deep/cells.h5ad").n_cells == 60
     simulate_expression(61, 30, 3, seed=1).write_h5ad(path)
     os.utime(path, (1, 1))
-    assert workspace.describe("0/deep/cells.h5ad").n_cells == 61
+    assert workspace.data.describe("0/deep/cells.h5ad").n_cells == 61
 
 
 def test_nothing_outside_the_data_folders_can_be_opened(workspace, tmp_path):
@@ -95,8 +95,8 @@ def test_nothing_outside_the_data_folders_can_be_opened(workspace, tmp_path):
         "0/deep/cells.h5ad\0",
     ):
         with pytest.raises(DataError, match="there is no data set"):
-            workspace.path_of(key)
-    assert all("link" not in s.key and "secret" not in s.key for s in workspace.sources())
+            workspace.data.path_of(key)
+    assert all("link" not in s.key and "secret" not in s.key for s in workspace.data.sources())
 
 
 @pytest.mark.parametrize("key", ["..", "../..", "a/b", "", ".", "none", "/etc"])
@@ -202,21 +202,21 @@ KEYS = ["0/cells.zarr", "0/ondisk", "0/sample 1/filtered_feature_bc_matrix", "0/
 
 
 def test_each_data_set_of_any_format_is_one_entry(many):
-    listed = {s.key: s for s in many.sources() if not s.key.startswith("demo:")}
+    listed = {s.key: s for s in many.data.sources() if not s.key.startswith("demo:")}
     assert sorted(listed) == sorted([*KEYS, "0/cut.h5ad"])
     assert listed["0/two.h5mu#rna"].label == "two.h5mu#rna"
     assert [k for k, s in listed.items() if not s.bytes] == ["0/cells.zarr"]
     with pytest.raises(DataError, match="cut.h5ad cannot be read"):
-        many.describe("0/cut.h5ad")
+        many.data.describe("0/cut.h5ad")
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_every_entry_is_described_and_named_for_a_job(many, key):
-    described = many.describe(key)
+    described = many.data.describe(key)
     assert (described.n_cells, described.n_features) == (60, 20 if "atac" in key else 30)
     assert described.counts_layer() is not None
-    path, part = split_part(many.data_of(key))
-    assert path == many.path_of(key)
+    path, part = split_part(many.data.data_of(key))
+    assert path == many.data.path_of(key)
     assert part == (key.partition("#")[2] or None)
 
 
@@ -229,15 +229,15 @@ def test_a_job_of_any_entry_runs(many, key):
 
 
 def test_a_folder_that_is_itself_the_data_is_an_entry(many, tmp_path):
-    here = Workspace(Settings((many.path_of("0/cells.zarr"),), tmp_path / "workspace"))
-    assert [s.key for s in here.sources()][2:] == ["0/."]
-    assert here.describe("0/.").n_cells == 60
+    here = Workspace(Settings((many.data.path_of("0/cells.zarr"),), tmp_path / "workspace"))
+    assert [s.key for s in here.data.sources()][2:] == ["0/."]
+    assert here.data.describe("0/.").n_cells == 60
 
 
 def test_no_part_and_no_link_leads_out_of_the_data_folders(many, tmp_path):
     data = many.settings.data[0]
     beside = tmp_path / "data-of-others"
-    folder = many.path_of("0/sample 1/filtered_feature_bc_matrix")
+    folder = many.data.path_of("0/sample 1/filtered_feature_bc_matrix")
     folder.rename(beside)
     (data / "linked").symlink_to(beside)
     partly = data / "partly"
@@ -261,15 +261,15 @@ def test_no_part_and_no_link_leads_out_of_the_data_folders(many, tmp_path):
         "0/#rna",
     ):
         with pytest.raises(DataError):
-            many.describe(key)
+            many.data.describe(key)
         if "two.h5mu#" not in key:
             with pytest.raises(DataError, match="there is no data set"):
-                many.path_of(key)
-    assert "0/linked" not in [s.key for s in many.sources()]
+                many.data.path_of(key)
+    assert "0/linked" not in [s.key for s in many.data.sources()]
 
 
 def test_links_within_the_data_folders_are_followed(many):
     data = many.settings.data[0]
     (data / "again.h5mu").symlink_to(data / "two.h5mu")
-    assert "0/again.h5mu#rna" in [s.key for s in many.sources()]
-    assert many.describe("0/again.h5mu#rna").n_features == 30
+    assert "0/again.h5mu#rna" in [s.key for s in many.data.sources()]
+    assert many.data.describe("0/again.h5mu#rna").n_features == 30

@@ -37,22 +37,22 @@ def labels(listing) -> tuple[list[str], list[str]]:
 
 
 def test_folders_are_shown_one_at_a_time(workspace):
-    folders, demos = labels(workspace.browse())
+    folders, demos = labels(workspace.data.browse())
     assert folders == ["data"]
     assert len(demos) == 2
-    assert labels(workspace.browse("0")) == (["deep"], [])
-    assert labels(workspace.browse("0/deep")) == (["er"], ["cells.h5ad"])
-    (found,) = workspace.browse("0/deep").sources
+    assert labels(workspace.data.browse("0")) == (["deep"], [])
+    assert labels(workspace.data.browse("0/deep")) == (["er"], ["cells.h5ad"])
+    (found,) = workspace.data.browse("0/deep").sources
     assert found.key == "0/deep/cells.h5ad"
-    assert workspace.describe(found.key).n_cells == 60
+    assert workspace.data.describe(found.key).n_cells == 60
 
 
 def test_uploads_are_a_folder_as_soon_as_there_are_any(workspace):
     workspace.settings.uploads.mkdir(parents=True)
     simulate_expression(50, 30, 3, seed=1).write_h5ad(workspace.settings.uploads / "mine.h5ad")
-    assert labels(workspace.browse())[0] == ["data", "Uploads"]
-    (found,) = workspace.browse("1").sources
-    assert workspace.describe(found.key).n_cells == 50
+    assert labels(workspace.data.browse())[0] == ["data", "Uploads"]
+    (found,) = workspace.data.browse("1").sources
+    assert workspace.data.describe(found.key).n_cells == 50
 
 
 def test_no_folder_outside_can_be_looked_into(workspace, tmp_path):
@@ -61,10 +61,10 @@ def test_no_folder_outside_can_be_looked_into(workspace, tmp_path):
     simulate_expression(50, 30, 3, seed=1).write_h5ad(outside / "secret.h5ad")
     (workspace.settings.data[0] / "way").symlink_to(outside)
     (workspace.settings.data[0] / "secret.h5ad").symlink_to(outside / "secret.h5ad")
-    assert labels(workspace.browse("0")) == (["deep"], [])
+    assert labels(workspace.data.browse("0")) == (["deep"], [])
     for place in ("0/way", "0/..", "0/../outside", "0//etc", "1/etc", "-1", "x", "7", "0/deep/cells.h5ad", "0/\0"):
         with pytest.raises(DataError, match="there is no folder"):
-            workspace.browse(place)
+            workspace.data.browse(place)
 
 
 # --- jobs -----------------------------------------------------------------------------------------
@@ -164,34 +164,34 @@ def test_a_recipe_that_is_none_is_refused(workspace, key):
 
 
 def test_data_are_described_as_the_recipe_leaves_them(workspace):
-    seen = workspace.look(CELLS, RECIPE)
+    seen = workspace.data.look(CELLS, RECIPE)
     assert 0 < seen.description.n_cells < seen.opened[0] == 60
-    assert workspace.prepared(CELLS, RECIPE) == seen.description
-    assert workspace.look(CELLS, RECIPE) is seen  # not looked at again
-    assert workspace.prepared(CELLS, Recipe()).n_cells == 60
+    assert workspace.data.prepared(CELLS, RECIPE) == seen.description
+    assert workspace.data.look(CELLS, RECIPE) is seen  # not looked at again
+    assert workspace.data.prepared(CELLS, Recipe()).n_cells == 60
     with pytest.raises(DataError, match="no cells of 60 are left.*Change the recipe on the Data page"):
-        workspace.prepared(CELLS, Recipe([{"step": "filter_cells", "min_counts": 1e9}]))
+        workspace.data.prepared(CELLS, Recipe([{"step": "filter_cells", "min_counts": 1e9}]))
 
 
 def test_a_file_that_changes_is_looked_at_again(workspace):
-    path = workspace.path_of(CELLS)
-    assert workspace.look(CELLS, Recipe()).opened == (60, 30)
+    path = workspace.data.path_of(CELLS)
+    assert workspace.data.look(CELLS, Recipe()).opened == (60, 30)
     simulate_expression(70, 30, 3, seed=2).write_h5ad(path)
-    assert workspace.look(CELLS, Recipe()).opened == (70, 30)
+    assert workspace.data.look(CELLS, Recipe()).opened == (70, 30)
 
 
 def test_what_cannot_be_looked_at_says_why_and_is_tried_again(workspace):
-    path = workspace.path_of(CELLS)
+    path = workspace.data.path_of(CELLS)
     whole = path.read_bytes()
     path.write_bytes(whole[:2000])
     with pytest.raises(DataError, match="cells.h5ad"):
-        workspace.look(CELLS, Recipe())
+        workspace.data.look(CELLS, Recipe())
     path.write_bytes(whole)
-    assert workspace.look(CELLS, Recipe()).opened == (60, 30)
+    assert workspace.data.look(CELLS, Recipe()).opened == (60, 30)
 
 
 def test_a_job_does_the_recipe_and_so_do_test_estimate_and_rerun(workspace):
-    n = workspace.look(CELLS, RECIPE).description.n_cells
+    n = workspace.data.look(CELLS, RECIPE).description.n_cells
     key = workspace.submit(CELLS, {**SMALL, "highly_variable_key": "chosen"}, recipe=RECIPE)
     assert ended(workspace, key).state == "finished", workspace.log(key)
     assert workspace.cells(key).n_obs == n
@@ -208,15 +208,15 @@ def test_a_job_does_the_recipe_and_so_do_test_estimate_and_rerun(workspace):
 
 
 def test_covariates_are_checked_as_the_recipe_leaves_them(workspace):
-    path = workspace.path_of(CELLS)
+    path = workspace.data.path_of(CELLS)
     adata = simulate_expression(60, 30, 3, n_batches=2, seed=1)
     adata.obs["gaps"] = adata.obs["batch"].where(adata.obs["batch"].index != adata.obs_names[3])
     adata.write_h5ad(path)
-    found = workspace.check_covariates(CELLS, Recipe(), ["gaps"], [])
+    found = workspace.data.check_covariates(CELLS, Recipe(), ["gaps"], [])
     assert (found[0].code, found[0].severity) == ("missing_values", "error")
     recipe = Recipe([{"step": "drop_missing", "column": "gaps"}])
-    assert "missing_values" not in {f.code for f in workspace.check_covariates(CELLS, recipe, ["gaps"], [])}
-    assert workspace.check_covariates("demo:simulated", Recipe(), ["no such column"], []) == []
+    assert "missing_values" not in {f.code for f in workspace.data.check_covariates(CELLS, recipe, ["gaps"], [])}
+    assert workspace.data.check_covariates("demo:simulated", Recipe(), ["no such column"], []) == []
 
 
 # --- jobs that are no trainings -------------------------------------------------------------------

@@ -16,12 +16,13 @@ from mira_core.errors import MiraError
 from mira_core.tuning.storage import SQLITE_JOBS, check_jobs, without_password
 from mira_core.tuning.tune_options import BY_TRIAL
 
+from ...datasets import label_of
 from ...forms import ModelForm, prepared
 from ...hub import Hub
 from ...session import Session
 from ...studies import Studies
 from ...styles import GRID
-from ...workspace import Workspace, label_of
+from ...workspace import Workspace
 from .. import parts
 from ..model import name_of
 from .estimate import QuickEstimate
@@ -121,7 +122,7 @@ class Begin:
 
     def _what(self) -> tuple[str, Any, Any]:
         return (
-            self.workspace.data_of(self.session.data),
+            self.workspace.data.data_of(self.session.data),
             self.given,
             self.recipe.to_dict() if self.recipe.steps else None,
         )

@@ -43,7 +43,7 @@ class Evidence:
             return plan.data, plan.given, plan.recipe
         if not self.page.session.data:
             raise TuningError("this study was begun with cells in memory; choose their file on the Data page first")
-        return self.page.workspace.data_of(self.page.session.data), plan.given, None
+        return self.page.workspace.data.data_of(self.page.session.data), plan.given, None
 
     def _narrow(self, low: int, high: int) -> None:
         reading = self.page.reading

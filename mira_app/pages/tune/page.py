@@ -402,7 +402,7 @@ class Board:
             ]
 
         parts.in_thread(
-            lambda: (optuna_board.problem(), self.studies.id_of(reading.name)), show,
+            lambda: (optuna_board.problem(self.studies.workspace.person), self.studies.id_of(reading.name)), show,
             lambda text: setattr(self.view, "objects", [parts.problem(text)]),
         )  # fmt: skip
 
@@ -416,7 +416,7 @@ def _frame(rows: list[Row]) -> pd.DataFrame:
         {
             "study": r.name, "state": r.state, "best loss": None if r.best_value is None else round(r.best_value, 2),
             "topics": r.best_topics, "trials": r.n_trials, **{n: r.counts.get(s, 0) for n, s in counted.items()},
-            "data": r.data, "begun by": r.owner,
+            "data": r.data, "begun by": r.person or r.owner,
         }
         for r in rows
     ]  # fmt: skip

@@ -105,7 +105,7 @@ class RunningTrials:
         self.sure.visible = self.no.visible = False
 
     def _purge(self, numbers: list[int]) -> None:
-        opened = self.page.studies.opened
+        opened = self.page.studies.readings.opened
 
         def done(purged: Any) -> None:
             gone = sorted(set(numbers) - set(purged))

@@ -17,19 +17,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import panel as pn
 from bokeh.server.auth_provider import AuthProvider
-from tornado.web import RequestHandler
+from tornado.web import RequestHandler, decode_signed_value
 
 from mira_core.files import replace_file
 
 from .accounts import Accounts
 from .addresses import is_foreign, upwards
+from .audit import Audit
+from .people import HOLDER
 
 logger = logging.getLogger(__name__)
 
 COOKIE = "user"  # the name that Panel knows
 DAYS = 14  # that a login lasts
-HOLDER = "token"  # what somebody is called who has the token
 AT_MOST = 8  # passwords that may be wrong within `WINDOW`, for one name or from one address
 WINDOW = 300.0  # seconds
 REMEMBERED = 4096  # names and addresses
@@ -44,10 +46,12 @@ class Login(AuthProvider):
         Names and passwords; None: only the token lets in.
     token
         None: only an account lets in.
+    audit
+        Where it is noted who came in, and who did not.
     """
 
-    def __init__(self, accounts: Accounts | None = None, token: str | None = None) -> None:
-        self.accounts, self.token = accounts, token
+    def __init__(self, accounts: Accounts | None = None, token: str | None = None, audit: Audit | None = None) -> None:
+        self.accounts, self.token, self.audit = accounts, token, audit
         self.failures = Failures()
         super().__init__()
 
@@ -166,13 +170,19 @@ class LoginPage(RequestHandler):
             return
         failures.add(f"name {name}", here)
         logger.warning("a login as %r from %s was refused", name, self.request.remote_ip)
+        self._note(name, "refused")
         self._show("This name and password do not belong together." if accounts else "This is not the token.", 403)
 
     def _enter(self, name: str) -> None:
         secure = self.request.protocol == "https"
         self.set_secure_cookie(COOKIE, name, expires_days=DAYS, httponly=True, secure=secure, samesite="Lax")
         logger.info("%s has logged in from %s", name, self.request.remote_ip)
+        self._note(name, "done")
         self.redirect(_local(self.get_argument("next", "")) or f"{upwards(self)}.")
+
+    def _note(self, name: str, outcome: str) -> None:
+        if self.provider.audit is not None:
+            self.provider.audit.tell(name[:64], "log in", str(self.request.remote_ip), outcome)
 
     def _show(self, problem: str = "", status: int = 200) -> None:
         self.set_status(status)
@@ -205,6 +215,23 @@ class LogoutPage(RequestHandler):
         if self.request.headers.get("Sec-Fetch-Site", "same-origin") in ("same-origin", "none"):
             self.clear_cookie(COOKIE)
         self.redirect(f"{upwards(self)}login")
+
+
+def name_in(cookies: Any) -> str | None:
+    """Return the name that a browser's cookies prove, as Panel has them (`pn.state.cookies`).
+
+    `pn.state.user` would take a browser's word for it that it is a guest.
+    """
+    signed, secret = cookies.get(COOKIE), pn.config.cookie_secret
+    if not signed or secret is None:
+        return None
+    name = decode_signed_value(secret, COOKIE, signed, max_age_days=DAYS)
+    return None if name is None else name.decode("utf-8", "replace")
+
+
+def name_of(handler: Any) -> str | None:
+    """Return the name that a request's cookies prove."""
+    return name_in({name: cookie.value for name, cookie in handler.request.cookies.items()})
 
 
 def secret_of(workspace: Path) -> str:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from mira_core.errors import OptionError
 
+from ..settings import Settings
 from . import configuration
 from .accounts import Accounts
+from .audit import Audit
 from .configuration import LOCAL, OPTIONS
-from .settings import Settings
 
 if TYPE_CHECKING:
     from .login import Login
@@ -36,15 +37,16 @@ def _serve(arguments: argparse.Namespace) -> int:
     for folder in told["data"]:
         if not folder.is_dir():
             raise OptionError(f"--data must name a folder; there is none at {folder}")
+    told["login"] = configuration.login(told)
     settings = Settings.of(told)
-    settings.to_environment()
+    configuration.to_environment(told)
     login = _login(told)
 
     import panel as pn
 
-    from . import downloads
-    from .optuna_board import routes
-    from .page import app, shared
+    from .. import downloads
+    from ..optuna_board import routes
+    from ..page import app, shared
 
     shared()
     files = configuration.certificate(told)
@@ -78,7 +80,8 @@ def _login(told: dict[str, Any]) -> Login | str:
     from .login import Login
 
     local = told["address"] in LOCAL
-    how = configuration.login(told)
+    how = told["login"]
+    audit = Audit(told["workspace"] / "audit.jsonl")
     address = socket.gethostname() if told["address"] in EVERYWHERE else told["address"]
     scheme = "https" if told["tls_certificate"] else "http"
     below = told["prefix"].strip("/")
@@ -89,6 +92,11 @@ def _login(told: dict[str, Any]) -> Login | str:
     if how == "oauth":
         if missing := [n for n in ("oauth_provider", "oauth_key", "oauth_secret") if not told[n]]:
             raise OptionError(f"--login oauth needs {', '.join(configuration.BY_KEY[n].variable for n in missing)}")
+        if not (told["members"] or told["admins"] or told["viewers"]):
+            raise OptionError(
+                "--login oauth needs --members, or whoever has an account there comes in; name them, or all of a kind "
+                "by a pattern such as *@lab.org, or say * if the provider lets in nobody else"
+            )
         print(f"mira: {url}  {where}")
         return how
     if how == "password":
@@ -101,14 +109,14 @@ def _login(told: dict[str, Any]) -> Login | str:
                 f"{accounts.path}"
             )
         print(f"mira: {url}  {where}")
-        return Login(accounts)
+        return Login(accounts, audit=audit)
     if how == "token":
         token = told["token"] or secrets.token_urlsafe(32)
         shown = "" if told["token"] else f"login?token={token}"
         print(f"mira: {url}{shown}  {where}")
         if shown:
             print("mira: whoever has this address may come in; give it to nobody else")
-        return Login(token=token)
+        return Login(token=token, audit=audit)
     print(f"mira: {url}  {where}")
     if not local:
         print("mira: anybody who reaches this address may come in, and use this machine: --login none was given")

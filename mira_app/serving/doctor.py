@@ -18,10 +18,10 @@ import psutil
 from mira_core import environment
 from mira_core.errors import MiraError
 
+from ..settings import Settings
 from . import configuration
 from .accounts import Accounts
 from .configuration import LOCAL
-from .settings import Settings
 
 OK, WARNING, WRONG = "ok", "warning", "wrong"
 # File systems of a network, on which SQLite's locks are not to be trusted.
@@ -69,7 +69,7 @@ def examine(told: dict[str, Any]) -> Iterator[Check]:
     Parameters
     ----------
     told
-        As `mira_app.configuration.resolve` returns it.
+        As `mira_app.serving.configuration.resolve` returns it.
     """
     settings = Settings.of(told)
     checks: list[Callable[[], Iterator[Check]]] = [

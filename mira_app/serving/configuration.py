@@ -95,11 +95,19 @@ class Option:
 
 OPTIONS = (
     Option("data", "paths", (), "folder with data that may be opened; may be repeated", "DIR"),
+    Option("personal", "path", None, "folder in which each person has a folder of data of their own, named as they are",
+           "DIR"),
     Option("workspace", "path", Path("mira-workspace"), "folder for runs and results", "DIR"),
     Option("demo", "switch", False, "open with demonstration data"),
     Option("storage", "text", "", "where studies are kept: sqlite:///FILE, redis://HOST, postgresql://...; by default "
            "in the workspace", "URL"),
     Option("upload-gb", "number", 20.0, "greatest size of a file that is uploaded, in GB; 0: none may be", "N"),
+    Option("quota-gb", "number", 0.0, "what a person's runs and uploads may take of the disk, in GB; 0: any", "N"),
+    Option("jobs", "number", 0, "jobs that run at once, others wait for their turn; 0: one on each GPU, without any as "
+           "many as half the cores, and two at least", "N"),
+    Option("jobs-per-person", "number", 0, "jobs of one person that run at once; 0: as many as there may be", "N"),
+    Option("dask", "text", "", "run jobs on a dask.distributed cluster, whose workers see workspace and data by the "
+           "same paths: address of its scheduler, or the file that it wrote", "ADDRESS"),
     Option("address", "text", LOCAL[0], "address to listen on; 0.0.0.0: all of this machine's", "HOST"),
     Option("port", "number", 5006, "port to listen on", "N"),
     Option("prefix", "text", "", "path under which a proxy shows the dashboard, such as /lab", "PATH"),
@@ -116,8 +124,11 @@ OPTIONS = (
     Option("oauth-key", "text", "", "client's id", secret=True),
     Option("oauth-secret", "text", "", "client's secret", secret=True),
     Option("oauth-redirect-uri", "text", "", "address that the provider sends people back to", "URL"),
-    Option("admins", "texts", (), "names that OAuth tells and who manage; may be repeated", "NAME"),
-    Option("viewers", "texts", (), "names that OAuth tells and who only look; may be repeated", "NAME"),
+    Option("admins", "texts", (), "who manages, of those whom OAuth lets in; may be repeated, and * means any "
+           "letters, as in *@lab.org", "NAME"),
+    Option("members", "texts", (), "who runs jobs, of those; nobody else comes in. --login oauth needs some, or * for "
+           "all", "NAME"),
+    Option("viewers", "texts", (), "who only looks, of those", "NAME"),
     Option("show", "switch", False, "open a browser window"),
 )  # fmt: skip
 BY_KEY = {option.key: option for option in OPTIONS}
@@ -165,6 +176,18 @@ def resolve(arguments: argparse.Namespace | None, environment: Mapping[str, str]
         else:
             out[option.key] = option.usual.resolve() if isinstance(option.usual, Path) else option.usual
     return out
+
+
+def to_environment(told: Mapping[str, Any]) -> None:
+    """Tell this process's environment, from which `resolve` gets the same; no secrets."""
+    for option in OPTIONS:
+        value = told[option.key]
+        if option.secret or value is None:
+            os.environ.pop(option.variable, None)
+        elif option.kind in ("texts", "paths"):
+            os.environ[option.variable] = (os.pathsep if option.kind == "paths" else ",").join(map(str, value))
+        else:
+            os.environ[option.variable] = str(value)
 
 
 def login(told: Mapping[str, Any]) -> str:
