@@ -1,0 +1,1 @@
+"""The dashboard as a server: what whoever keeps it needs."""
