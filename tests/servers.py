@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import pwd
@@ -9,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,6 +43,28 @@ def need(found: str | None, name: str) -> str:
             pytest.fail(f"CI must have {name}")
         pytest.skip(f"{name} is not installed")
     return found
+
+
+@contextlib.contextmanager
+def bokeh_server(**told: Any) -> Iterator[Any]:
+    """Run a Bokeh server of this process in a thread with a loop of its own."""
+    from bokeh.server.server import Server  # which tests of the core do without
+
+    begun, servers = threading.Event(), []
+
+    def serve() -> None:
+        asyncio.set_event_loop(asyncio.new_event_loop())
+        servers.append(server := Server(**{"applications": {}, "port": 0, **told}))
+        server.start()
+        server.io_loop.add_callback(begun.set)
+        server.io_loop.start()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    assert begun.wait(30)
+    yield servers[0]
+    servers[0].io_loop.add_callback(servers[0].io_loop.stop)
+    thread.join(10)
 
 
 class RedisServer:

@@ -137,7 +137,7 @@ def _in_browsers() -> Iterator[Check]:
     import panel
     import panel_material_ui
 
-    from .page import SCRIPTS, asset
+    from ..page import SCRIPTS, asset
 
     sizes = []
     for package, inside in (

@@ -80,7 +80,7 @@ def _login(told: dict[str, Any]) -> Login | str:
     from .login import Login
 
     local = told["address"] in LOCAL
-    how = told["login"]
+    how = configuration.login(told)
     audit = Audit(told["workspace"] / "audit.jsonl")
     address = socket.gethostname() if told["address"] in EVERYWHERE else told["address"]
     scheme = "https" if told["tls_certificate"] else "http"

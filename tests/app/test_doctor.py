@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mira_app import doctor
+from mira_app.serving import doctor
 from mira_app.serving.accounts import Accounts
 from mira_app.serving.configuration import OPTIONS
 from mira_core import environment

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import io
 import os
-import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +12,6 @@ from pathlib import Path
 import pytest
 import requests
 from bokeh.server.auth_provider import AuthProvider, NullAuth
-from bokeh.server.server import Server
 
 import mira_core as mira
 from mira_app import downloads
@@ -22,6 +19,8 @@ from mira_app.downloads import Exports
 from mira_core import jobs
 from mira_core.errors import JobError
 from mira_core.run import run_job
+
+from ..servers import bokeh_server
 
 SMALL = {"feature_type": "expression", "num_topics": 3, "hidden": 8, "num_epochs": 1, "batch_size": 32}
 
@@ -50,22 +49,9 @@ def made(workspace) -> Exports:
 
 @contextlib.contextmanager
 def serving(workspace: Path, auth: AuthProvider) -> Iterator[str]:
-    """Serve exports from a thread with a loop of its own; give the address."""
-    begun, servers = threading.Event(), []
-
-    def serve() -> None:
-        asyncio.set_event_loop(asyncio.new_event_loop())
-        servers.append(server := Server({}, port=0, extra_patterns=downloads.routes(workspace), auth_provider=auth))
-        server.start()
-        server.io_loop.add_callback(begun.set)
-        server.io_loop.start()
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    assert begun.wait(30)
-    yield f"http://localhost:{servers[0].port}"
-    servers[0].io_loop.add_callback(servers[0].io_loop.stop)
-    thread.join(10)
+    """Serve exports; give the address."""
+    with bokeh_server(extra_patterns=downloads.routes(workspace), auth_provider=auth) as server:
+        yield f"http://localhost:{server.port}"
 
 
 @pytest.fixture(scope="module")
