@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
@@ -71,6 +72,10 @@ class Entry:
     started: float | None = None
     device: int | None = None
     machine: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what its file holds."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -347,7 +352,7 @@ class Dispatcher:
             return None
 
     def _write(self, entry: Entry) -> None:
-        write_json(self._path(entry.key), asdict(entry))
+        write_json(self._path(entry.key), entry.to_dict())
 
     def _written(self, entry: Entry) -> Entry:
         self._write(entry)

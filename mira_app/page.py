@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from .pages.model import ModelPage
 from .pages.now import Now
 from .pages.train import TrainPage
 from .pages.tune import TunePage
+from .serving import upgrading
 from .serving.login import name_in
 from .session import PAGES, Session
 from .settings import Settings
@@ -30,6 +32,8 @@ from .studies import Studies
 from .styles import LINE, MUTED
 from .widgets.arrived import Arrived
 from .workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 THEME = {
     "palette": {"primary": {"main": ACCENT}},
@@ -81,7 +85,10 @@ ICONS = {
 @functools.cache
 def shared() -> tuple[Workspace, Hub, Studies]:
     """Return what all sessions of this process share."""
-    workspace = Workspace(Settings.from_environment())
+    settings = Settings.from_environment()
+    if told := upgrading.prepare(settings.workspace):
+        logger.warning("%s", told)
+    workspace = Workspace(settings)
     # What has been loaded stays. To look through it for garbage, as Panel does after each session, would hold everybody
     # up for a fifth of a second.
     gc.collect()

@@ -19,6 +19,7 @@ from ..hub import Hub
 from ..serving.people import EVERYONE
 from ..session import Session
 from ..studies import Studies
+from ..styles import SEVERAL
 from ..widgets.live_table import LiveTable
 from ..workspace import Job, Workspace, owner_of
 from . import parts
@@ -27,6 +28,8 @@ KINDS = {"fit": "training", "range_test": "learning rates", "tune": "study", "gr
          "predict": "topics"}  # fmt: skip
 STATES = {"waiting": "waiting", "running": "running", "silent": "not heard of", "finished": "finished",
           "stopped": "stopped", "failed": "failed", "died": "died"}  # fmt: skip
+# On a phone the table is wider than the page, and is moved sideways.
+WIDTHS = {"job": 270, "kind": 120, "person": 110, "seen by": 120, "progress": 100, "took": 90, "size (MB)": 100}
 EVERY = 5000  # milliseconds between two looks while the page is shown
 FIRST = 10  # priority of what an admin lets begin next
 
@@ -57,7 +60,7 @@ class JobsPage:
         self.line = parts.markup("note", margin=(0, 10))
         self.table = LiveTable(
             on_select=lambda _: self._selected(), selectable="checkbox", header_filters=True, pagination="local",
-            page_size=20, widths={"size (MB)": 90, "progress": 90}, text_align={"size (MB)": "right"},
+            page_size=20, widths=WIDTHS, text_align={"size (MB)": "right"},
         )  # fmt: skip
         self.table.view.objects = [pmui.LinearProgress(variant="indeterminate", sizing_mode="stretch_width")]
         self.open = _button("Open", "open_in_new", variant="contained")
@@ -70,7 +73,7 @@ class JobsPage:
         self.keep = _button("Keep", "undo")
         self.shared = pmui.MultiChoice(
             label="Seen by", placeholder="only its owner and admins", options={}, visible=False, visual_size="small",
-            width=320, margin=(4, 10),
+            width=320, margin=(8, 10, 4, 10), stylesheets=[SEVERAL],
         )  # fmt: skip
         self.share = _button("Share", "group")
         self.message = pn.Column(sizing_mode="stretch_width", margin=0)

@@ -129,6 +129,9 @@ OPTIONS = (
     Option("members", "texts", (), "who runs jobs, of those; nobody else comes in. --login oauth needs some, or * for "
            "all", "NAME"),
     Option("viewers", "texts", (), "who only looks, of those", "NAME"),
+    Option("metrics-token", "text", "", "what scrapers of other machines send for /metrics", secret=True),
+    Option("log-format", "text", "text", "how what is logged is written: a line of text, or of JSON", "HOW",
+           ("text", "json")),
     Option("show", "switch", False, "open a browser window"),
 )  # fmt: skip
 BY_KEY = {option.key: option for option in OPTIONS}

@@ -19,7 +19,7 @@ from mira_core import environment
 from mira_core.errors import MiraError
 
 from ..settings import Settings
-from . import configuration
+from . import configuration, upgrading
 from .accounts import Accounts
 from .configuration import LOCAL
 
@@ -183,7 +183,19 @@ def _workspace(settings: Settings) -> Iterator[Check]:
     new = "" if nearest == folder else ", which is made at the start"
     little = free < LITTLE_DISK
     yield Check("workspace", WARNING if little else OK, f"{folder}{new}; {free / 1e9:.1f} GB are free",
-                "remove runs that nobody needs, or choose another disk" if little else "")  # fmt: skip
+                "mira clean lists what can go; remove runs, or choose another disk" if little else "")  # fmt: skip
+    if nearest == folder:
+        try:
+            found = upgrading.format_of(folder)
+        except MiraError as problem:
+            yield Check("format", WRONG, str(problem), "")
+            return
+        if found > upgrading.FORMAT:
+            yield Check("format", WRONG, f"format {found} of the workspace is newer than this mira, which knows up to "
+                        f"{upgrading.FORMAT}", "upgrade mira, or choose another --workspace")  # fmt: skip
+        elif found < upgrading.FORMAT:
+            yield Check("format", WARNING, f"the workspace is of format {found}, and will be brought to "
+                        f"{upgrading.FORMAT}", "nothing; what it was like is kept in its folder backups")  # fmt: skip
 
 
 def _storage(settings: Settings) -> Iterator[Check]:

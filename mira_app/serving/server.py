@@ -47,7 +47,9 @@ def _serve(arguments: argparse.Namespace) -> int:
     from .. import downloads
     from ..optuna_board import routes
     from ..page import app, shared
+    from . import logs, metrics
 
+    logs.set_up(told["log_format"], [told[option.key] for option in OPTIONS if option.secret])
     shared()
     files = configuration.certificate(told)
     encrypted = {} if files is None else {"ssl_certfile": str(files[0]), "ssl_keyfile": str(files[1])}
@@ -60,7 +62,11 @@ def _serve(arguments: argparse.Namespace) -> int:
             show=told["show"],
             title="mira",
             prefix=told["prefix"],
-            extra_patterns=[*routes(settings.storage), *downloads.routes(settings.workspace)],
+            extra_patterns=[
+                *routes(settings.storage),
+                *downloads.routes(settings.workspace),
+                *metrics.routes(settings, told["metrics_token"]),
+            ],
             verbose=False,
             liveness="health",
             session_token_expiration=3600,

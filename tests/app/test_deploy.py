@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mira_app import configuration
+from mira_app.serving import configuration
 
 from ..servers import free_port
 

@@ -207,7 +207,7 @@ class Encrypted(Served):
     """A server whose certificate an authority of ours has signed."""
 
     def answers(self) -> bool:
-        with contextlib.suppress(requests.ConnectionError):
+        with contextlib.suppress(requests.RequestException):
             at = f"https://localhost:{self.port}/health"
             return requests.get(at, timeout=5, verify=str(self.workspace.parent / "ca.pem")).status_code == 200
         return False

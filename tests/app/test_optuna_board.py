@@ -47,7 +47,7 @@ class Served(Server):
     def answers(self) -> bool:
         if self.process.poll() is not None:
             raise AssertionError((self.workspace.parent / "server.log").read_text()[-2000:])
-        with contextlib.suppress(requests.ConnectionError):
+        with contextlib.suppress(requests.RequestException):
             return requests.get(f"http://localhost:{self.port}{self.page}", timeout=5).status_code == 200
         return False
 
@@ -162,7 +162,7 @@ def guarded(tmp_path_factory):
     storage = f"sqlite:///{folder / 'elsewhere' / 'studies.db'}"
     study = write_study(storage)
     command = panel_serve("--basic-auth", PASSWORD, "--cookie-secret", "stirred", "--prefix", "/lab")
-    environment = {"MIRA_STORAGE": storage, "MIRA_WORKSPACE": str(folder / "workspace")}
+    environment = {"MIRA_STORAGE": storage, "MIRA_WORKSPACE": str(folder / "workspace"), "MIRA_ADMINS": "me"}
     served = Served(folder, command, "/lab/mira_app", **environment)
     served.study, served.storage = study, storage
     yield served
@@ -185,7 +185,7 @@ def beside():
         )  # fmt: skip
         at = f"http://localhost:{port}"
         for _ in range(100):
-            with contextlib.suppress(requests.ConnectionError):
+            with contextlib.suppress(requests.RequestException):
                 requests.get(at, timeout=5)
                 return at
             time.sleep(0.1)
@@ -362,6 +362,21 @@ def test_nothing_is_reached_without_a_login(guarded):
     forged = requests.get(f"{at}/api/studies", cookies={"user": "admin", "is_guest": "1"})
     assert forged.status_code == 401
     assert requests.get(at.replace("/lab", "") + "/api/studies").status_code == 404
+
+
+def test_only_admins_may_open_what_shows_everybodys_studies(guarded):
+    at = guarded.url("").removesuffix("/mira_app")
+    with requests.Session() as person:
+        login = person.get(f"{at}/optuna/dashboard")
+        person.post(login.url, data={"username": "somebody", "password": PASSWORD})
+        assert person.get(f"{at}/mira_app").status_code == 200
+        person.cookies.set("is_guest", "1")  # by which Panel takes a name from a browser
+        for path in ("dashboard", "api/studies", "csv/1"):
+            refused = person.get(f"{at}/optuna/{path}")
+            assert refused.status_code == 403
+            assert "only admins" in refused.text
+        ours = same_origin(f"http://{urlsplit(at).netloc}")
+        assert person.delete(f"{at}/optuna/api/studies/1", json={}, headers=ours).status_code == 403
 
 
 def test_who_logs_in_comes_to_where_they_wanted(guarded):

@@ -81,7 +81,11 @@ class Server:
             stderr=self.log,
             env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **self.environment},
         )
-        wait_until(self.answers, 60, "the server answers")
+        try:
+            wait_until(self.answers, 60, "the server answers")
+        except BaseException:
+            self.stop()
+            raise
 
     def answers(self) -> bool:
         if self.process.poll() is not None:
