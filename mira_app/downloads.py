@@ -27,6 +27,7 @@ from tornado.web import HTTPError, StaticFileHandler
 from mira_core import jobs, starting
 from mira_core.errors import JobError, MiraError
 from mira_core.export.zipped import write_zip
+from mira_core.files import move_into_place
 
 from .serving.addresses import login_url
 from .serving.login import name_of
@@ -150,7 +151,7 @@ class Exports:
                 with open(made, "wb") as f:
                     write_zip(out, f)
             os.utime(made)  # after the results it was made of
-            made.replace(path)
+            move_into_place(made, path)
         return path
 
 

@@ -15,11 +15,43 @@ def replace_file(path: Path, data: bytes, mode: int | None = None) -> None:
     try:
         with open(beside, "wb", opener=None if mode is None else lambda name, flags: os.open(name, flags, mode)) as f:
             f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(beside, path)
+        move_into_place(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def move_into_place(beside: Path, path: Path) -> None:
+    """Rename a file or folder that was written beside, in place of what is there; it is there after a power cut too.
+
+    A folder takes the place of an empty one only.
+    """
+    for written in beside.rglob("*") if beside.is_dir() else ():
+        _flush(written)
+    _flush(beside)
+    os.replace(beside, path)
+    _flush(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, that are there after a power cut too."""
+    missing = [p for p in (path, *path.parents) if not p.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        _flush(made.parent)
+
+
+def _flush(path: Path) -> None:
+    """Have the disk keep a file, or which files a folder has."""
+    if os.name == "nt" and path.is_dir():
+        return  # folders cannot be opened there
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if path.is_file():  # some file systems know of none for folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, values: Any, mode: int | None = None) -> None:

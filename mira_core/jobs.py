@@ -41,7 +41,7 @@ from .data.demo import DEMO, DEMOS
 from .data.formats import join_part, split_part
 from .data.recipe import Recipe
 from .errors import JobError
-from .files import write_json
+from .files import make_folder, write_json
 from .kinds import EXTRAS, KINDS
 from .processes import SILENT_AFTER, is_alive, this_process
 
@@ -132,7 +132,7 @@ def write_spec(
         if not path.exists():
             raise JobError(f"there is no file {data}")
         data = join_part(path.resolve(), part)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if kinds.is_secret(extras):
         folder.chmod(0o700)
     spec = {

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from mira_core import __version__, jobs, processes
 from mira_core.errors import MiraError
-from mira_core.files import write_json
+from mira_core.files import move_into_place, write_json
 
 from ..dispatching import Entry, memory_of
 
@@ -36,8 +36,9 @@ def _with_queue(workspace: Path) -> None:
             spec, status = jobs.read_spec(job.parent), jobs.read_status(job.parent)
         except MiraError:
             continue
-        if status.state in ("waiting", "running"):
-            entry = Entry(job.parent.name, "", spec["created"], memory=memory_of(spec["data"]))
+        if status.state in ("waiting", "running") and not (folder / f"{job.parent.name}.json").exists():
+            owner = str(spec.get("owner") or "")
+            entry = Entry(job.parent.name, owner, spec["created"], memory=memory_of(spec["data"]))
             if status.state == "running":
                 entry = replace(entry, started=status.started or spec["created"], machine=processes.this_machine())
             write_json(folder / f"{entry.key}.json", entry.to_dict())
@@ -108,5 +109,5 @@ def _back_up(workspace: Path, found: int) -> Path:
         for pattern in KEPT:
             for file in sorted(workspace.glob(pattern)):
                 out.write(file, file.relative_to(workspace).as_posix())
-    part.replace(path)
+    move_into_place(part, path)
     return path

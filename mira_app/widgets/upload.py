@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import shutil
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import param
 from panel.custom import JSComponent
 
 from mira_core.errors import DataError, MiraError
+from mira_core.files import move_into_place
 
 PIECE = 2**21  # bytes sent at once; the connection takes 20 MB
 LONGEST = 200  # bytes of a name; file systems take 255, and parts get longer names
@@ -146,12 +146,10 @@ class Upload(JSComponent):
             if not piece:
                 raise DataError("the file became shorter while it came; try again")
             return self._next()
-        self._file.flush()
-        os.fsync(self._file.fileno())  # what is told to be here survives a power cut
         self._file.close()
         assert self._part is not None
         path = _unused(self._folder / self._name)
-        self._part.replace(path)
+        move_into_place(self._part, path)
         self._file = self._part = None
         self.busy = False
         self._done(path)

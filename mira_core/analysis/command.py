@@ -11,6 +11,7 @@ import pandas as pd
 
 from ..data.anndata_io import open_data
 from ..errors import DataError, OptionError
+from ..files import move_into_place
 
 CELLS = ("cells.h5ad", "result/cells.h5ad")  # what a run leaves, from its results' folder or its own
 
@@ -90,7 +91,7 @@ def _write(cells: ad.AnnData, path: Path) -> None:
         raise OptionError(f"a table can be kept in an .h5ad file; got {path.name}")
     beside = path.with_suffix(".part")
     cells.write_h5ad(beside)
-    beside.replace(path)
+    move_into_place(beside, path)
 
 
 def _best(found: pd.DataFrame) -> str:

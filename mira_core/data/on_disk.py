@@ -26,7 +26,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from ..errors import DataError
-from ..files import write_json
+from ..files import move_into_place, write_json
 from . import anndata_io
 from .anndata_io import Selection, StreamedCounts
 from .counts import Cells, CountMatrix
@@ -241,10 +241,10 @@ def write(
         if path.exists():
             old = path.with_name(f"{beside.name}.old")
             path.rename(old)
-            beside.rename(path)
+            move_into_place(beside, path)
             shutil.rmtree(old)
         else:
-            beside.rename(path)
+            move_into_place(beside, path)
     finally:
         source.close()
         shutil.rmtree(beside, ignore_errors=True)

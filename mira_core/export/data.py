@@ -18,6 +18,7 @@ from .. import environment
 from ..data import formats, sources
 from ..data.counts import CountMatrix
 from ..errors import DataError, OptionError
+from ..files import move_into_place
 from ..running import parts
 from .run import FinishedRun
 from .what import FORMATS
@@ -60,7 +61,7 @@ def export_data(run: FinishedRun, path: Path) -> None:
             _write_from_disk(run, data, cells, beside)
         else:
             _write(_joined(data if run.is_prepared else run.open_cells(), cells), beside)
-        beside.rename(path)
+        move_into_place(beside, path)
     finally:
         if beside.is_dir():
             shutil.rmtree(beside)

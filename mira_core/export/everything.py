@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..errors import JobError, OptionError
+from ..files import move_into_place
 from . import data, figures, html_report, methods_text, repeating, tables
 from .run import FinishedRun
 from .what import FORMATS, WHAT
@@ -74,9 +75,7 @@ def export_all(
             told(name, i / len(wanted))
             lines += _MAKERS[name](run, beside, form)
         (beside / INDEX).write_text(_index(run, beside, lines), encoding="utf-8")
-        if folder.exists():
-            folder.rmdir()
-        beside.rename(folder)
+        move_into_place(beside, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     told("", 1.0)

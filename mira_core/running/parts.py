@@ -17,7 +17,7 @@ from ..analysis.embedding import embed
 from ..data import sources
 from ..data.digest import digest
 from ..estimators.topic_model import TopicModel
-from ..files import write_json
+from ..files import move_into_place, write_json
 from ..records import EpochRecord, RangeRecord, Record
 from ..reporting import Reporter, Requests
 
@@ -139,4 +139,4 @@ def write_cells(result: Path, cells: ad.AnnData) -> None:
     path = result / "cells.h5ad"
     beside = path.with_suffix(".part")
     cells.write_h5ad(beside)
-    beside.replace(path)
+    move_into_place(beside, path)

@@ -243,7 +243,8 @@ def test_a_running_job_is_running_as_long_as_its_process_lives(folder):
 
 
 def test_another_process_with_the_same_pid_is_not_the_job(folder):
-    say(folder, {**processes.this_process(), "process_started": 12345.0}, state="running")
+    told = processes.this_process()
+    say(folder, {**told, "ticks": (told["ticks"] or 0) + 1, "process_started": 12345.0}, state="running")
     assert jobs.read_status(folder).state == "died"
 
 
