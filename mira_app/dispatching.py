@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 PERIOD = 1.0  # seconds between two looks
 BEGINS_WITHIN = 60.0  # seconds until a process that was started has claimed its job
+LEAVES_WITHIN = 60.0  # seconds until a process has gone that has said how its job ended
 COPIES = 3  # times the size of its counts' file that a job may need in memory
 LEAST = 2**29  # bytes that it needs at least, most of it libraries
 
@@ -288,7 +289,9 @@ class Dispatcher:
         if status.state == "died" and entry.machine != processes.this_machine():
             return self._begin_again(entry)
         if status.ended_already:
-            return self._done(entry)
+            # Its memory, and its GPU's, are free once its process has gone.
+            leaving = self.engine.knows(entry.key) and time.time() - (status.ended or 0) < LEAVES_WITHIN
+            return entry if leaving else self._done(entry)
         if status.state == "waiting" and not (folder / "process.json").exists():
             if ended is not None:
                 self._fail(folder, f"the process ended with status {ended} before it began")

@@ -105,7 +105,7 @@ class Noting(Engine):
         return self.over.pop(key, None)
 
     def knows(self, key: str) -> bool:
-        return key in dict(self.begun)
+        return False
 
 
 @pytest.fixture
