@@ -108,6 +108,13 @@ class Noting(Engine):
         return False
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_left(tmp_path):
+    """End the jobs of a test that has failed."""
+    yield
+    subprocess.run(["pkill", "-KILL", "-f", f"mira_core.run {tmp_path}"], check=False)
+
+
 @pytest.fixture
 def workspace(tmp_path):
     return Workspace(Settings((), tmp_path / "workspace", jobs=2))

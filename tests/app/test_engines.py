@@ -70,6 +70,7 @@ def cluster(tmp_path):
         process.wait()
     scheduler.kill()
     scheduler.wait()
+    subprocess.run(["pkill", "-KILL", "-f", f"mira_core.run {tmp_path}"], check=False)
 
 
 @pytest.mark.slow
