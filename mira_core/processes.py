@@ -32,7 +32,7 @@ def is_alive(process: Mapping[str, Any]) -> bool:
         p = psutil.Process(int(process["pid"]))
         same = abs(p.create_time() - float(process["process_started"])) < 1.0
         return same and p.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, KeyError, TypeError, ValueError):
+    except (psutil.Error, KeyError, TypeError, ValueError, OverflowError):
         return False
 
 
