@@ -165,7 +165,8 @@ def _from_python(text: str) -> Written:
     try:
         tree = ast.parse(text)
     except NO_PYTHON as problem:
-        raise OptionError(f"this is neither JSON, nor a mira fit command, nor Python: {problem}") from problem
+        told = str(problem) or "it is nested too deeply"
+        raise OptionError(f"this is neither JSON, nor a mira fit command, nor Python: {told}") from None
     calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call)]
     made = [c for c in calls if _name(c.func) == "make_model"]
     if len(made) != 1:
