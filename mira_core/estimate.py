@@ -18,6 +18,7 @@ from .data.sources import open_named
 from .errors import JobError, MiraError
 from .estimators.estimating import COPIES_OF_A_JOB, Estimate, estimate, open_lightly
 from .estimators.topic_model import TopicModel
+from .files import parse_json, read_json
 
 
 def estimate_job(spec: Mapping[str, Any]) -> Estimate:
@@ -63,8 +64,8 @@ def _read(where: str) -> Any:
     path = Path(where)
     try:
         if where == "-":
-            return json.loads(sys.stdin.read())
-        return json.loads((path / "job.json" if path.is_dir() else path).read_bytes())
+            return parse_json(sys.stdin.read())
+        return read_json(path / "job.json" if path.is_dir() else path)
     except (OSError, ValueError) as problem:
         raise JobError(f"no specification can be read from {where}: {problem}") from None
 

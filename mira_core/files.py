@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Files that are whole or absent, and JSON that may be anybody's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import secrets
 from pathlib import Path
 from typing import Any
+
+MOST_JSON = 2**26  # bytes of a file
 
 
 def replace_file(path: Path, data: bytes, mode: int | None = None) -> None:
@@ -20,6 +22,7 @@ def replace_file(path: Path, data: bytes, mode: int | None = None) -> None:
         beside.unlink(missing_ok=True)
 
 
+<<<<<<< HEAD
 def move_into_place(beside: Path, path: Path) -> None:
     """Rename a file or folder that was written beside, in place of what is there; it is there after a power cut too.
 
@@ -52,6 +55,36 @@ def _flush(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+=======
+def parse_json(text: str | bytes) -> Any:
+    """Return what JSON holds.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or is nested so deeply that Python cannot follow.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds.
+
+    Raises
+    ------
+    OSError
+    ValueError
+        As `parse_json` does, or if the file is very large.
+    """
+    with open(path, "rb") as f:
+        data = f.read(MOST_JSON + 1)
+    if len(data) > MOST_JSON:
+        raise ValueError(f"it holds more than {MOST_JSON / 2**20:.0f} MiB")
+    return parse_json(data)
+>>>>>>> fuzz
 
 
 def write_json(path: Path, values: Any, mode: int | None = None) -> None:

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import math
 import os
 import secrets
 import socket
@@ -41,13 +42,18 @@ from .data.demo import DEMO, DEMOS
 from .data.formats import join_part, split_part
 from .data.recipe import Recipe
 from .errors import JobError
+<<<<<<< HEAD
 from .files import make_folder, write_json
+=======
+from .files import parse_json, read_json, write_json
+>>>>>>> fuzz
 from .kinds import EXTRAS, KINDS
 from .processes import SILENT_AFTER, is_alive, this_process
 
 FORMAT = 1
 STATES = ("waiting", "running", "silent", "finished", "stopped", "failed", "died")
 ENDED = ("finished", "stopped", "failed", "died")
+LAST_TIME = 2**37  # seconds since 1970, which calendars still know
 
 
 def write_spec(
@@ -129,7 +135,7 @@ def write_spec(
             raise JobError(f"there is no demo {data!r}; choose one of {', '.join(DEMO + d for d in DEMOS)}")
     else:
         path, part = split_part(data)
-        if not path.exists():
+        if not os.path.exists(path):  # False, too, for what can be no path
             raise JobError(f"there is no file {data}")
         data = join_part(path.resolve(), part)
     make_folder(folder)
@@ -160,17 +166,21 @@ def read_spec(folder: Path) -> dict[str, Any]:
         If the model's options are wrong.
     """
     try:
-        spec = json.loads((folder / "job.json").read_bytes())
+        spec = read_json(folder / "job.json")
         found, kind, data, model = spec["format"], spec["kind"], spec["data"], spec["model"]
     except FileNotFoundError:
         raise JobError(f"{folder} is not a job: it has no job.json") from None
-    except (ValueError, KeyError, TypeError) as problem:
+    except (ValueError, KeyError, TypeError, IsADirectoryError) as problem:
         raise JobError(f"{folder}/job.json is damaged: {problem!r}") from problem
     if not isinstance(found, int) or found > FORMAT or kind not in KINDS:
         known = ", ".join(map(repr, KINDS))
         raise JobError(f"{folder}/job.json has format {found}, kind {kind!r}; this version knows {known} of {FORMAT}")
     if not isinstance(data, str) or not isinstance(model, dict):
         raise JobError(f"{folder}/job.json is damaged: data must be text and model an object")
+    if not (isinstance(spec.get("name"), str) and _is_time(spec.get("created"))):
+        raise JobError(f"{folder}/job.json is damaged: name must be text and created a time, in seconds since 1970")
+    if not isinstance(spec.get("embedding", True), bool):
+        raise JobError(f"{folder}/job.json is damaged: embedding must be true or false; got {spec['embedding']!r}")
     checked = opt.validate_all(model)
     kinds.check(kind, {k: spec[k] for k in EXTRAS if k in spec}, checked)
     return spec
@@ -248,19 +258,39 @@ class Status:
 
 def read_status(folder: Path) -> Status:
     """Read where a job stands, with proof of life."""
-    values = _read_json(folder / "status.json") or {}
-    known = Status.__dataclass_fields__
-    status = Status(**{k: v for k, v in values.items() if k in known})
+    status = _status_of(_read_json(folder / "status.json") or {})
     process = _read_json(folder / "process.json")
     if process is not None and status.state in ("waiting", "running"):
         if process.get("host") == socket.gethostname():
             if not is_alive(process):
                 # It may have ended between the two readings.
-                again = (_read_json(folder / "status.json") or {}).get("state", status.state)
+                again = _status_of(_read_json(folder / "status.json") or asdict(status)).state
                 status.state = again if again != status.state else "died"
         elif status.state == "running" and time.time() - (status.heartbeat or 0) > SILENT_AFTER:
             status.state = "silent"
     return status
+
+
+def _status_of(values: Mapping[str, Any]) -> Status:
+    """Take what is of its kind; what is not is as if it were not told."""
+    usual = asdict(Status())
+    return Status(**{name: values[name] for name in usual if name in values and _fits(name, values[name], usual[name])})
+
+
+def _fits(name: str, value: Any, usual: Any) -> bool:
+    if name == "state":
+        return value in STATES
+    if usual is None:
+        return value is None or _is_time(value)
+    if isinstance(usual, int):
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+    if isinstance(usual, dict):
+        return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+    return isinstance(value, str)
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < LAST_TIME
 
 
 def read_records(folder: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
@@ -278,9 +308,11 @@ def read_records(folder: Path, offset: int = 0) -> tuple[list[dict[str, Any]], i
     records = []
     for line in chunk[:whole].splitlines():
         try:
-            records.append(json.loads(line))
+            record = parse_json(line)
         except ValueError:
             continue  # torn by a kill
+        if isinstance(record, dict):
+            records.append(record)
     return records, offset + whole
 
 
@@ -390,14 +422,22 @@ def cut_records(folder: Path, epoch: int) -> None:
         return
     with open(path, "rb") as f:
         for line in f:
-            if b'"kind": "epoch"' in line and line.endswith(b"\n") and json.loads(line)["epoch"] <= epoch:
+            if b'"kind": "epoch"' in line and line.endswith(b"\n") and _epoch_of(line) <= epoch:
                 end = f.tell()
     os.truncate(path, end)
 
 
+def _epoch_of(line: bytes) -> float:
+    try:
+        epoch = parse_json(line)["epoch"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # torn by a kill
+    return epoch if isinstance(epoch, int) else math.inf
+
+
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        values = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+        values = read_json(path)
+    except (FileNotFoundError, IsADirectoryError, ValueError):
         return None
     return values if isinstance(values, dict) else None

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import numbers
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,14 +63,14 @@ def check(kind: str, extras: Mapping[str, Any], model: Mapping[str, Any]) -> Non
 
 def _check_fit(extras: Mapping[str, Any]) -> None:
     size = extras.get("test_size", 0.5)
-    if isinstance(size, bool) or not isinstance(size, numbers.Real) or not 0 < float(size) < 1:
+    if isinstance(size, bool) or not isinstance(size, numbers.Real) or not 0 < size < 1:  # type: ignore[operator]
         raise JobError(f"test_size must be a share between 0 and 1; got {size!r}")
     if "learning_rate_curve" in extras:
         from .training.range_test import LearningRateCurve
 
         try:
             LearningRateCurve.from_dict(extras["learning_rate_curve"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise JobError(
                 "learning_rate_curve must be the result of a range test that found where the loss falls; got another"
             ) from None
@@ -98,10 +99,10 @@ def settle(kind: str, extras: Mapping[str, Any], model: Mapping[str, Any]) -> di
     """
     out = dict(extras)
     if kind == "predict":
-        path = Path(extras["predict"]["model"]).resolve()
-        if not path.is_file():
+        path = extras["predict"]["model"]
+        if not os.path.isfile(path):  # False, too, for what can be no path
             raise JobError(f"there is no model {path}")
-        out["predict"] = {**extras["predict"], "model": str(path)}
+        out["predict"] = {**extras["predict"], "model": str(Path(path).resolve())}
     elif kind == "tune":
         from .tuning.tune_options import TuneOptions
 

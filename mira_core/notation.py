@@ -16,6 +16,9 @@ from . import options as opt
 from .data import Recipe
 from .data.demo import DEMO
 from .errors import OptionError
+from .files import parse_json
+
+NO_PYTHON = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)  # of a text of any kind
 
 
 class Written(NamedTuple):
@@ -108,7 +111,7 @@ def read(text: str) -> Written:
 
 def _from_json(text: str) -> Written:
     try:
-        values = json.loads(text)
+        values = parse_json(text)
     except ValueError as problem:
         raise OptionError(f"this is no JSON: {problem}") from problem
     model = values.get("model", values)
@@ -161,8 +164,9 @@ class _Parser(argparse.ArgumentParser):
 def _from_python(text: str) -> Written:
     try:
         tree = ast.parse(text)
-    except SyntaxError as problem:
-        raise OptionError(f"this is neither JSON, nor a mira fit command, nor Python: {problem}") from problem
+    except NO_PYTHON as problem:
+        told = str(problem) or "it is nested too deeply"
+        raise OptionError(f"this is neither JSON, nor a mira fit command, nor Python: {told}") from None
     calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call)]
     made = [c for c in calls if _name(c.func) == "make_model"]
     if len(made) != 1:
@@ -190,5 +194,5 @@ def _name(node: ast.expr) -> str:
 def _literal(name: str, node: ast.expr) -> Any:
     try:
         return ast.literal_eval(node)
-    except ValueError:
-        raise OptionError(f"{name} must be written out; got {ast.unparse(node)}") from None
+    except NO_PYTHON:
+        raise OptionError(f"{name} must be written out, as numbers, texts and lists of them") from None

@@ -214,12 +214,12 @@ def _stored(data: ad.AnnData, layer: str | None) -> Any:
 def _in_memory(matrix: Any) -> Any:
     if isinstance(matrix, np.ndarray) or sp.issparse(matrix):
         return matrix
-    with _from_disk():
+    with from_disk():
         return formats.checked(matrix.to_memory(), "the matrix") if hasattr(matrix, "to_memory") else matrix[:]
 
 
 @contextmanager
-def _from_disk() -> Iterator[None]:
+def from_disk() -> Iterator[None]:
     """Tell what goes wrong in reading counts that were left on the disk."""
     try:
         yield
@@ -326,7 +326,7 @@ class StreamedCounts:
             yield self._read(np.s_[start : start + size])
 
     def _read(self, at: Any) -> Any:
-        with _from_disk():
+        with from_disk():
             chunk = self._stored[at]
             return formats.checked(chunk, "the matrix") if sp.issparse(chunk) else chunk
 

@@ -11,7 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from ..errors import DataError
-from .anndata_io import check_counts
+from .anndata_io import check_counts, from_disk
 from .covariates import numbers
 from .inspection.features import guess_type
 
@@ -90,7 +90,8 @@ def _x(adata: ad.AnnData) -> Any:
 def _layer(name: str | None, matrix: object) -> Layer:
     where = f"layer {name!r}" if name else "X"
     try:
-        some = matrix[:SAMPLE]  # type: ignore[index]
+        with from_disk():
+            some = matrix[:SAMPLE]  # type: ignore[index]
         check_counts(some.data if sp.issparse(some) else np.asarray(some), where)
     except DataError as problem:
         return Layer(name, str(problem))

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 
+from ..errors import DataError
+
 
 class FileArray:
     """A one-dimensional array in a raw binary file.
@@ -80,5 +82,8 @@ class StoredRows:
         starts = self.indptr[rows]
         lengths = self.indptr[rows + 1] - starts
         values, indices = (a.gather(starts, lengths) for a in (self.values, self.indices))
+        # Compiled code follows them without looking; as unsigned numbers negative ones are large.
+        if len(indices) and indices.view(np.uint32).max() >= self.shape[1]:
+            raise DataError("the data set on the disk is damaged: it has counts of features that it does not name")
         edges = np.append(0, np.cumsum(lengths))
         return sp.csr_array((values, indices, edges), shape=(len(rows), self.shape[1]))

@@ -11,11 +11,12 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import operator
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,12 +27,13 @@ import pandas as pd
 import scipy.sparse as sp
 
 from ..errors import DataError
-from ..files import move_into_place, write_json
+from ..files import move_into_place, read_json, write_json
 from . import anndata_io
 from .anndata_io import Selection, StreamedCounts
 from .counts import Cells, CountMatrix
 from .covariates import Coding, GetColumn, learn_coding
 from .file_array import FileArray, StoredRows
+from .formats import elements, hdf5
 
 FORMAT = 1
 MANIFEST = "dataset.json"
@@ -71,7 +73,9 @@ class OnDiskDataset:
 
     def take(self, rows: np.ndarray) -> OnDiskDataset:
         """Return some of these cells, as numpy would index them; nothing is copied."""
-        return OnDiskDataset(self.path, np.arange(len(self))[rows] if self.rows is None else self.rows[rows])
+        some = copy.copy(self)
+        some.rows = np.arange(len(self))[rows] if self.rows is None else self.rows[rows]
+        return some
 
     def table(self) -> ad.AnnData:
         """Return ``obs`` and ``var`` without counts."""
@@ -80,25 +84,35 @@ class OnDiskDataset:
 
     def column(self, key: str) -> pd.Series:
         """Read one column of ``obs``."""
-        with h5py.File(self.path / "cells.h5ad") as f:
+        with self._tables() as f:
             known = list(f["obs"].attrs["column-order"])
             if key not in known:
                 return anndata_io.obs_column(pd.DataFrame(columns=known))(key)  # the same message as for an AnnData
             values = pd.Series(ad.io.read_elem(f["obs"][key]))
+            if len(values) != self.manifest["n_cells"]:
+                raise DataError(f"{self.path} is damaged: obs[{key!r}] has {len(values):,} values")
         return values if self.rows is None else values.iloc[self.rows]
+
+    @contextmanager
+    def _tables(self) -> Iterator[h5py.File]:
+        path = self.path / "cells.h5ad"
+        with hdf5.reading(path), h5py.File(path) as f:
+            yield f
 
     def counts(self) -> CountMatrix:
         """Return the counts, which stay on the disk until they are asked for."""
         starts = np.fromfile(self.path / "starts.i64", np.int64)
+        if starts[0] != 0 or starts[-1] != self.manifest["n_counts"] or (np.diff(starts) < 0).any():
+            raise DataError(f"{self.path} is damaged: starts.i64 does not divide the counts. Copy or write it anew")
         indices, values = (FileArray(self.path / name, np.dtype(FILES[name])) for name in ("indices.i32", "values.f32"))
         return CountMatrix(StoredRows(starts, indices, values, self.manifest["n_features"]), self.rows)
 
     def selection(self) -> Selection:
         """Return the features it was written with."""
-        with h5py.File(self.path / "cells.h5ad") as f:
+        with self._tables() as f:
             var = ad.io.read_elem(f["var"])
-        names = np.asarray(var.index, dtype=str)
-        return Selection(np.arange(len(names)), names, var["endogenous"].to_numpy(dtype=bool))
+            names = np.asarray(var.index, dtype=str)
+            return Selection(np.arange(len(names)), names, var["endogenous"].to_numpy(dtype=bool))
 
     def training_cells(self, options: Mapping[str, Any]) -> Cells:
         """Return the cells for a model that is to be fitted to them.
@@ -151,7 +165,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise DataError(f"{path} is a file" if path.exists() else f"there is no folder {path}")
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        manifest = read_json(path / MANIFEST)
         found = manifest["format"]
     except FileNotFoundError:
         ours = any((path / name).exists() for name in FILES)
@@ -160,14 +174,16 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             if ours
             else f"{path} is not a data set of write_ondisk_dataset: it has no {MANIFEST}"
         ) from None
-    except (ValueError, KeyError, TypeError) as problem:
+    except (ValueError, KeyError, TypeError, IsADirectoryError) as problem:
         raise DataError(f"{path / MANIFEST} is damaged: {problem!r}. Write the data set anew") from problem
     if not isinstance(found, int) or found > FORMAT:
         raise DataError(f"{path} has format {found}; this version reads up to {FORMAT}. Update mira")
     try:
-        n_cells, _, nnz = (operator.index(manifest[k]) for k in ("n_cells", "n_features", "n_counts"))
+        n_cells, n_features, nnz = sizes = [operator.index(manifest[k]) for k in ("n_cells", "n_features", "n_counts")]
+        if min(sizes) < 0:
+            raise ValueError(f"sizes must not be negative; got {sizes}")
         _ = [manifest["options"][key] for key in KEYS]
-    except (KeyError, TypeError) as problem:
+    except (KeyError, TypeError, ValueError) as problem:
         raise DataError(f"{path / MANIFEST} is damaged: {problem!r}. Write the data set anew") from problem
     expected = {"starts.i64": 8 * (n_cells + 1), "indices.i32": 4 * nnz, "values.f32": 4 * nnz}
     for name, size in expected.items():
@@ -177,9 +193,12 @@ def _read_manifest(path: Path) -> dict[str, Any]:
                 f"{path} is not whole: {name} should have {size:,} bytes and has {there:,}. Copy or write it anew"
             )
     try:
-        h5py.File(path / "cells.h5ad").close()
-    except OSError as problem:  # missing or cut off
-        raise DataError(f"{path} is not whole: cells.h5ad: {problem}. Copy or write it anew") from problem
+        file, _ = hdf5.open_hdf5(path / "cells.h5ad")
+        with file, hdf5.reading(path / "cells.h5ad"):
+            if (shape := elements.shape_of(file)) != (n_cells, n_features):
+                raise DataError(f"cells.h5ad is of {shape[0]:,} cells and {shape[1]:,} features")
+    except DataError as problem:  # missing, cut off, of something else
+        raise DataError(f"{path} is not whole: {problem}. Copy or write it anew") from problem
     return manifest
 
 

@@ -13,8 +13,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from ..errors import DataError, OptionError
+from ..files import parse_json
 from . import formats
-from .anndata_io import _from_disk, open_data
+from .anndata_io import from_disk, open_data
 from .demo import DEMO
 from .on_disk import OnDiskDataset
 from .sources import is_ondisk, open_named
@@ -167,7 +168,7 @@ class Recipe:
             If it is no JSON, or no recipe.
         """
         try:
-            values = json.loads(text)
+            values = parse_json(text)
         except ValueError as problem:
             raise OptionError(f"a recipe must be JSON; {problem}") from None
         return cls.from_dict(values)
@@ -251,7 +252,7 @@ def _own(adata: ad.AnnData) -> ad.AnnData:
     matrices += list(adata.layers.values()) + ([adata.raw.X] if adata.raw is not None else [])
     if all(m is None or isinstance(m, np.ndarray) or sp.issparse(m) for m in matrices):
         return adata.copy()
-    with _from_disk():
+    with from_disk():
         out = adata.to_memory(copy=True)
         checked = [("X", out.X), *((f"layer {k!r}", m) for k, m in out.layers.items())]
         for where, m in [*checked, *([("raw", out.raw.X)] if out.raw is not None else [])]:

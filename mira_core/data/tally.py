@@ -110,11 +110,11 @@ def chunks(of: Stored, rows: list[slice]) -> Iterator[tuple[slice, slice, sp.csr
 def _read(of: Stored, at: Any) -> sp.csr_array:
     try:
         block = of.matrix[at]
-        if sp.issparse(block):
-            return sp.csr_array(block if of.in_memory else formats.checked(block, of.label))
-        block = np.asarray(block)
+        block = block if sp.issparse(block) else np.asarray(block)
         if block.dtype.kind not in "buif":
             raise DataError(f"{of.label} must hold numbers; got {block.dtype}")
+        if sp.issparse(block):
+            return sp.csr_array(block if of.in_memory else formats.checked(block, of.label))
         if block.dtype == np.float16:  # scipy knows none
             block = block.astype(np.float32)
         return sp.csr_array(np.atleast_2d(block))

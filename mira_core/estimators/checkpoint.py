@@ -13,6 +13,7 @@ hold ``enrichments``, which earlier versions read over.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from ..data.covariates import Coding
 from ..data.lsi import LSI
 from ..data.statistics import Statistics
 from ..errors import CheckpointError
-from ..files import replace_file
+from ..files import parse_json, replace_file
 from ..nn.network import TopicNetwork
 from ..records import from_dict
 from ..training.loop import State
@@ -79,7 +80,7 @@ def read(path: Path) -> tuple[Fitted, dict[str, Any], State | None]:
         raise CheckpointError(f"there is no file {path}")
     try:
         with safetensors.safe_open(path, framework="pt") as f:
-            header = json.loads((f.metadata() or {})["mira"])
+            header = parse_json((f.metadata() or {})["mira"])
             tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a mapping
         found = header["format"]
         newer = not isinstance(found, int) or not 0 < found <= FORMAT
@@ -114,11 +115,14 @@ def _build(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Fitted:
         lsi=LSI(*(arrays[f"lsi.{name}"] for name in _LSI)) if "lsi.idf" in arrays else None,
         **{name: arrays[name] for name in _ARRAYS},
     )
-    network = TopicNetwork(options, endogenous, statistics, len(coding.names), len(coding.extra))
     prefix = "network."
-    network.load_state_dict({
+    weights = {
         k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix) and not k.endswith(_DERIVED)
-    })  # fmt: skip
+    }
+    asked = options, endogenous, statistics, len(coding.names), len(coding.extra)
+    _check_sizes(weights, *asked)
+    network = TopicNetwork(*asked)
+    network.load_state_dict(weights)
     network.eval()
     return Fitted(
         network, np.array(header["features"], dtype=str), endogenous, coding, statistics, given, options,
@@ -126,12 +130,27 @@ def _build(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Fitted:
     )  # fmt: skip
 
 
+def _check_sizes(weights: Mapping[str, torch.Tensor], options: Mapping[str, Any], *asked: Any) -> None:
+    """Raise unless the options ask for these weights, before they take the memory that they ask for."""
+    if options["num_layers"] > len(weights):
+        raise ValueError(f"it has fewer weights than num_layers={options['num_layers']} asks for")
+    with torch.device("meta"):
+        shapes = {name: t.shape for name, t in TopicNetwork(options, *asked).state_dict().items()}
+    for name, shape in shapes.items():
+        if name not in weights or weights[name].shape != shape:
+            found = tuple(weights[name].shape) if name in weights else "none"
+            raise ValueError(f"its options ask for {name} of {tuple(shape)}; it has {found}")
+
+
 def _state(header: dict[str, Any], fit: Fitted, tensors: dict[str, torch.Tensor]) -> State:
     told = header["training"]
     stepper = {k.removeprefix(TRAINING): v for k, v in tensors.items() if k.startswith(TRAINING)}
     weights = {k: v.detach().clone() for k, v in fit.network.state_dict().items()}
     np.random.default_rng().bit_generator.state = told["order"]  # raises if it is none
-    return State(int(told["epoch"]), int(told["step"]), weights, stepper, told["order"])
+    epoch, step = int(told["epoch"]), int(told["step"])
+    if not 1 <= epoch <= fit.options["num_epochs"] or step < epoch or step % epoch:
+        raise ValueError(f"it tells of epoch {epoch} and step {step} of {fit.options['num_epochs']} epochs")
+    return State(epoch, step, weights, stepper, told["order"])
 
 
 def _from_format_1(header: dict[str, Any]) -> dict[str, Any]:

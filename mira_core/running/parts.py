@@ -17,7 +17,7 @@ from ..analysis.embedding import embed
 from ..data import sources
 from ..data.digest import digest
 from ..estimators.topic_model import TopicModel
-from ..files import move_into_place, write_json
+from ..files import move_into_place, read_json, write_json
 from ..records import EpochRecord, RangeRecord, Record
 from ..reporting import Reporter, Requests
 
@@ -96,8 +96,8 @@ class Records:
 def read_provenance(folder: Path) -> dict[str, Any]:
     """Return what a job has noted of its processes and data; empty if nothing, as of older versions."""
     try:
-        told = json.loads((folder / PROVENANCE).read_bytes())
-    except (FileNotFoundError, ValueError):
+        told = read_json(folder / PROVENANCE)
+    except (FileNotFoundError, IsADirectoryError, ValueError):
         return {}
     return told if isinstance(told, dict) else {}
 

@@ -12,7 +12,7 @@ import torch
 
 from ..data import loaders
 from ..data.counts import Cells
-from ..errors import TrainingError
+from ..errors import CheckpointError, TrainingError
 from ..nn.network import TopicNetwork
 from ..records import EpochRecord, Record, StepRecord
 from . import schedules
@@ -87,16 +87,23 @@ def train(
 
     Raises
     ------
+    CheckpointError
+        If `state` is not of such a network and so many cells.
     TrainingError
         If the loss or a weight is no longer finite. The network is then as it was after the last epoch that ended
         well.
     """
     rng = np.random.default_rng(seed)
+    per_epoch = loaders.steps_per_epoch(len(cells), options["batch_size"])
     if state is not None and state.epoch:
+        if state.step != per_epoch * state.epoch:
+            raise CheckpointError(
+                f"the checkpoint is of {state.step} steps in {state.epoch} epochs; these cells give {per_epoch} in "
+                "each. Train anew"
+            )
         network.load_state_dict(state.weights)
         rng.bit_generator.state = state.order
     engine = make_engine(network, cells, options, seed)
-    per_epoch = loaders.steps_per_epoch(len(cells), options["batch_size"])
     total = per_epoch * options["num_epochs"]
     first = step = 0
     good: dict[str, torch.Tensor] = {}

@@ -58,7 +58,8 @@ class RangeOptions:
             whole = f.type == "int"
             if value is None and f.name == "upper_bound_lr":
                 continue
-            if isinstance(value, bool) or not isinstance(value, numbers.Integral if whole else numbers.Real):
+            is_number = isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
+            if not is_number or (isinstance(value, int) and abs(value) >= 2**63):  # beyond, no float may hold it
                 raise OptionError(f"{f.name} must be {'an integer' if whole else 'a number'}; got {value!r}")
         high = self.upper_bound_lr
         if high is None:

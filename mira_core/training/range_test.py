@@ -65,12 +65,24 @@ class LearningRateCurve:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LearningRateCurve:
-        """Read what `to_dict` returned."""
+        """Read what `to_dict` returned.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError, OverflowError
+            If it is something else.
+        """
         (low, high), (below, above) = values["falling"], values["trim"]
-        return cls(
+        curve = cls(
             tuple(map(float, values["rates"])), tuple(map(float, values["losses"])),
             (float(low), float(high)), (float(below), float(above)), bool(values["diverged"]),
         )  # fmt: skip
+        rates = (*curve.rates, *curve.falling)
+        if len(curve.rates) != len(curve.losses) or not all(map(math.isfinite, (*rates, *curve.losses, *curve.trim))):
+            raise ValueError("rates, losses, and both bounds and trims must be finite numbers, a loss for each rate")
+        if min(rates) <= 0:
+            raise ValueError(f"learning rates must be above 0; got {min(rates):g}")
+        return curve
 
     def smoothed(self, rates: np.ndarray) -> np.ndarray:
         """Return the smoothing spline at learning rates within the range of the test."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..data.counts import Batch
+from ..errors import CheckpointError
 from ..nn.network import TopicNetwork
 from .objective import REFERENCE_BATCH, draw, loss_terms, play
 from .schedules import Settings
@@ -85,10 +86,21 @@ class Stepper:
         return tensors | {"generator": self.generator.get_state()}
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Copy in what `state` returned, of a stepper of the same network."""
+        """Copy in what `state` returned, of a stepper of the same network.
+
+        Raises
+        ------
+        CheckpointError
+            If it is something else, as a damaged file tells it.
+        """
         for name, t in self.state().items():
+            if name not in state or state[name].shape != t.shape or state[name].dtype != t.dtype:
+                raise CheckpointError(f"the checkpoint has no {name} of {tuple(t.shape)} {t.dtype}. Train anew")
             if name == "generator":
-                self.generator.set_state(state[name].cpu())
+                try:
+                    self.generator.set_state(state[name].cpu())
+                except RuntimeError as problem:
+                    raise CheckpointError(f"the checkpoint's random generator is damaged: {problem}") from problem
             else:
                 t.copy_(state[name])
 

@@ -153,7 +153,7 @@ def open_file(
     path = _existing(path)
     with reading(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # old files and repeated names; names are checked where they matter
-        return _open(path, part, backed, only_counts)
+        return elements.check_tables(elements.check_matrices(_open(path, part, backed, only_counts)))
 
 
 def _open(path: Path, part: str | None, backed: bool, only_counts: bool) -> ad.AnnData:
@@ -172,12 +172,10 @@ def _open(path: Path, part: str | None, backed: bool, only_counts: bool) -> ad.A
             return tenx.read_h5_of_version_2(file, sizes, str(part))
         elements.check_room(path.name, sizes, f"/mod/{part}" if part is not None else "", backed=backed)
         if told.format == "h5ad" and elements.is_old(file):
-            return elements.check_matrices(ad.read_h5ad(path, backed="r" if backed else None))
+            return ad.read_h5ad(path, backed="r" if backed else None)
         if part is None:
-            adata = elements.read_group(file, sizes, backed=backed, only_counts=only_counts)
-        else:
-            adata = elements.read_modality(file, sizes, part, backed=backed, only_counts=only_counts)
-        return elements.check_matrices(adata)
+            return elements.read_group(file, sizes, backed=backed, only_counts=only_counts)
+        return elements.read_modality(file, sizes, part, backed=backed, only_counts=only_counts)
     finally:
         if not backed and not is_zarr:
             file.close()  # else it is open as long as something of it is in use

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Any
 
 import anndata as ad
@@ -12,11 +13,12 @@ import pandas as pd
 
 from ...errors import DataError
 from .hdf5 import Sizes
-from .limits import checked, refuse_too_large
+from .limits import check_pointers, checked, refuse_too_large
 
 logger = logging.getLogger(__name__)
 
 TABLES = ("obs", "var")
+SCALARS = (str, bytes, int, float, bool, np.generic, type(None), type(pd.NA))
 RESULTS = ("obsm", "varm", "obsp", "varp", "uns")
 
 
@@ -97,12 +99,45 @@ def _left(node: Any) -> Any:
     return node if hasattr(node, "dtype") else ad.io.read_elem(node)
 
 
-def check_matrices(adata: ad.AnnData) -> ad.AnnData:
-    """Return it after a look at the indices of its matrices in memory."""
-    for where, matrix in [("X", adata.X), *((f"layer {k!r}", v) for k, v in adata.layers.items())]:
-        if getattr(matrix, "format", "") in ("csr", "csc") and hasattr(matrix, "check_format"):
-            checked(matrix, where)
+def check_tables(adata: ad.AnnData) -> ad.AnnData:
+    """Return it after a look at its columns: a file may hold lists, references and nothing at all in their place."""
+    for name, table in (("obs", adata.obs), ("var", adata.var)):
+        for key, column in table.items():
+            values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
+            told = values.dtype == object and pd.api.types.infer_dtype(values) == "mixed"
+            if values.dtype.kind in "Vc" or (told and not all(isinstance(v, SCALARS) for v in values)):
+                raise DataError(
+                    f"{name}[{key!r}] must hold numbers or texts, one for each row; take it out of the file"
+                )
     return adata
+
+
+def check_matrices(adata: ad.AnnData) -> ad.AnnData:
+    """Return it after a look at the sizes of its matrices, and at the indices of the sparse ones."""
+    matrices = {f"layer {k!r}": (v, adata.shape) for k, v in adata.layers.items()}
+    with suppress(KeyError):  # how one that is read from the disk says that it has none
+        matrices["X"] = adata.X, adata.shape
+    if adata.raw is not None:
+        matrices["raw"] = adata.raw.X, adata.raw.shape
+    for where, (matrix, shape) in matrices.items():
+        if matrix is not None and tuple(matrix.shape) != shape:
+            found = " x ".join(map(str, matrix.shape))
+            raise DataError(f"{where} is of {found} values, and there are names of {shape[0]:,} x {shape[1]:,}")
+        _check_indices(where, matrix)
+    for name in ("obsm", "varm", "obsp", "varp"):
+        for key, matrix in getattr(adata, name).items():
+            _check_indices(f"{name}[{key!r}]", matrix)
+    return adata
+
+
+def _check_indices(where: str, matrix: Any) -> None:
+    if (form := getattr(matrix, "format", "")) not in ("csr", "csc"):
+        return
+    if hasattr(matrix, "check_format"):
+        checked(matrix, where)
+    else:  # on the disk, where its indices are looked at as they are read
+        stored = min(matrix.group[k].shape[0] for k in ("data", "indices"))
+        check_pointers(matrix.group["indptr"][:], matrix.shape[0 if form == "csr" else 1], stored, where)
 
 
 # --- MuData ---------------------------------------------------------------------------------------

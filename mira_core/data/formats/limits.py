@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import scipy.sparse as sp
 
 from ...errors import DataError
@@ -33,8 +34,19 @@ def refuse_too_large(name: str, size: int) -> None:
         )
 
 
+def check_pointers(pointers: np.ndarray, n: int, n_stored: int, where: str) -> None:
+    """Raise unless what tells where `n` rows (or columns) begin is within what is stored.
+
+    scipy's own check passes over those between the first and the last where the last is 0.
+    """
+    ok = pointers.shape == (n + 1,) and pointers.dtype.kind in "iu" and pointers[0] == 0 and pointers[-1] <= n_stored
+    if not ok or (pointers[1:] < pointers[:-1]).any():
+        raise DataError(f"{where} is no sparse matrix, its indices are wrong: those of where its rows begin")
+
+
 def checked(matrix: sp.spmatrix | sp.sparray, where: str) -> sp.spmatrix | sp.sparray:
     """Return a compressed matrix whose indices are in bounds: compiled code follows them without looking."""
+    check_pointers(matrix.indptr, matrix.shape[0 if matrix.format == "csr" else 1], len(matrix.indices), where)
     try:
         matrix.check_format(full_check=True)
     except ValueError as problem:

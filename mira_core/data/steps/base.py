@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import abc
 import difflib
-import math
 import numbers
 import re
+import sys
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -152,7 +152,7 @@ def _checked(what: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> A
         whole = float not in kinds
         bound = "" if low is None else f" of {low:g} or more"
         wanted = f"a {'whole ' if whole else ''}number{bound}"
-        number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+        number = isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max  # type: ignore[operator]
         if number and (low is None or value >= low) and (not whole or float(value).is_integer()):
             out = int(value) if whole else float(value)
     if out is None:
