@@ -180,7 +180,10 @@ class Tab:
         await self._tell_what_arrived()
 
     async def send(self, *changes: dict[str, Any]) -> None:
-        """Send changes and events."""
+        """Send changes and events; the server does not tell them back."""
+        for each in changes:
+            if each["kind"] == "ModelChanged":
+                self.models[each["model"]["id"]].has[each["attr"]] = each["new"]
         await patch_doc(patch_doc.create_header(), {}, {"events": list(changes)}).send(self._socket)
 
     @contextlib.asynccontextmanager
@@ -424,12 +427,16 @@ class Visit:
         if (label := self._other("run", labels)) is None or label == self._run.has.get("value"):
             return
         key = self.work.runs[_name(label)]
-        async with self.tab.answered("choose another run", address(job=key), SHOWN["train"]):
+        others = Sign(
+            "others to compare with", lambda m: m.has.get("label") == "Compare with" and label not in _options(m)
+        )
+        async with self.tab.answered("choose another run", address(job=key), SHOWN["train"], others):
             await self.tab.send(change(self._run, "value", label))
 
     async def _compare(self) -> None:
         widget = self.tab.widget("Compare with")
-        if (label := self._other("beside", self._labels(widget))) is None:
+        label = self._other("beside", self._labels(widget))
+        if label is None or widget.has.get("value") == [label]:
             return
         drawn = Sign(f"{label} in the legend", lambda m: label in str(m.has.get("label")) and "renderers" in m.has)
         async with self.tab.answered("compare with a run", drawn):
@@ -487,12 +494,13 @@ def _name(label: str) -> str:
 
 
 async def person(
-    url: str, work: Work, log: Log, seed: int, thinking: float, until: float = math.inf, visits: int = 10**9
-) -> None:
+    url: str, work: Work, log: Log, seed: int, thinking: float, until: float = math.inf, visits: int = 10**9,
+    actions: tuple[int, int] = ACTIONS,
+) -> None:  # fmt: skip
     """Come, look, leave and come again, until it is time or for so many visits."""
     rng = random.Random(seed)
     for _ in range(visits):
         if time.monotonic() > until:
             break
-        await Visit(url, work, log, rng, thinking).go(rng.randint(*ACTIONS), until)
+        await Visit(url, work, log, rng, thinking).go(rng.randint(*actions), until)
         await asyncio.sleep(thinking * rng.random())
