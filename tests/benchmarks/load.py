@@ -29,6 +29,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import statistics
 import tempfile
@@ -183,8 +184,10 @@ class Meter:
 
     def sessions(self) -> int:
         """Return how many sessions there are."""
-        told = self.log()
-        return told.count(" launching\n") - told.count(" destroyed\n")
+        there: set[str] = set()
+        for session, told in re.findall(r"Session (\d+) (launching|destroyed)", self.log()):
+            (there.add if told == "launching" else there.discard)(session)  # the end is told twice
+        return len(there)
 
     def errors(self) -> list[str]:
         """Return what went wrong in the server, each time with what it said next."""
@@ -215,7 +218,7 @@ def serving(folder: Path, trainings: int, studies: int, log: Log) -> Iterator[tu
         return work.ready
 
     try:
-        wait_until(ready, 60, "trainings and studies have something to show")
+        wait_until(ready, 120, "trainings and studies have something to show")
         yield server, work
     finally:
         work.stop()

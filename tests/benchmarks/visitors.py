@@ -36,6 +36,7 @@ ACTIONS = 5, 25  # of a visit, from and to
 LARGEST = 100 * 2**20  # bytes of a message
 TOKEN = re.compile(rb'"token":\s*"([^"]+)"')
 MESSAGES = Messages()
+AsyncHTTPClient.configure(None, max_clients=10_000)  # no browser waits for another
 
 
 class Work(Protocol):
@@ -173,7 +174,7 @@ class Tab:
         self._socket = WebSocketClientConnectionWrapper(socket)
         self._replies["ACK"] = ready = asyncio.get_running_loop().create_future()
         self._reading = asyncio.create_task(self._read())
-        await asyncio.wait_for(ready, LONGEST)
+        await ready
         reply = await self._reply_to(MESSAGES.create("PULL-DOC-REQ"))
         self._keep(reply["doc"]["roots"])
         await self.send(event("document_ready"))
@@ -198,8 +199,9 @@ class Tab:
         began = time.perf_counter()
         self._missing, self._answered = list(signs), asyncio.get_running_loop().create_future()
         try:
-            yield
-            await asyncio.wait_for(self._answered, LONGEST)
+            async with asyncio.timeout(LONGEST):
+                yield
+                await self._answered
         except TimeoutError:
             missing = ", ".join(s.what for s in self._missing)
             raise Unanswered(f"{what}: not within {LONGEST:.0f} s: {missing}") from None
@@ -231,7 +233,7 @@ class Tab:
     async def _reply_to(self, message: Any) -> Any:
         self._replies[message.header["msgid"]] = reply = asyncio.get_running_loop().create_future()
         await message.send(self._socket)
-        return await asyncio.wait_for(reply, LONGEST)
+        return await reply
 
     async def _read(self) -> None:
         assert self._socket is not None
