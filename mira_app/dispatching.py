@@ -11,7 +11,6 @@ that have waited longest.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import threading
@@ -29,7 +28,7 @@ from mira_core import jobs, processes
 from mira_core.data import formats
 from mira_core.data.demo import DEMO
 from mira_core.errors import DataError, JobError, MiraError
-from mira_core.files import write_json
+from mira_core.files import read_json, write_json
 
 from .engines import Engine, LocalEngine
 from .settings import Settings
@@ -344,7 +343,7 @@ class Dispatcher:
 
     def _read(self, key: str) -> Entry | None:
         try:
-            told = json.loads(self._path(key).read_bytes())
+            told = read_json(self._path(key))
             started, device = told["started"], told["device"]
             return Entry(
                 key, str(told["person"]), float(told["since"]), int(told["priority"]), int(told["memory"]),

@@ -17,7 +17,7 @@ from mira_core import starting
 from mira_core.data import Recipe
 from mira_core.data.look import Look
 from mira_core.errors import DataError, MiraError
-from mira_core.files import write_json
+from mira_core.files import read_json, write_json
 
 KEPT = 16  # looks; each has a few numbers by cell
 AT_ONCE = 2
@@ -124,7 +124,7 @@ class Looks:
 
 def _read(path: Path) -> Kept:
     try:
-        told = json.loads(path.read_bytes())
+        told = read_json(path)
         owners = tuple(map(str, told.get("owners", [""])))
         return Kept(Recipe.from_dict({"steps": told["steps"]}), str(told["label"]), float(told["created"]), owners)
     except (OSError, ValueError, KeyError, TypeError):

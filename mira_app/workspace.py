@@ -21,7 +21,7 @@ from mira_core import jobs, starting
 from mira_core.data import Recipe
 from mira_core.data.demo import DEMO
 from mira_core.errors import JobError, MiraError
-from mira_core.files import write_json
+from mira_core.files import read_json, write_json
 from mira_core.jobs import STATES
 from mira_core.safer import Retry, safer
 
@@ -226,7 +226,7 @@ class Workspace:
     def result(self, key: str, name: str) -> dict[str, Any] | None:
         """Return what a job left in a JSON file of its results, None if there is none."""
         try:
-            values = json.loads((self.folder_of(key) / "result" / name).read_bytes())
+            values = read_json(self.folder_of(key) / "result" / name)
         except (FileNotFoundError, ValueError):
             return None
         return values if isinstance(values, dict) else None
@@ -449,7 +449,7 @@ def may_see(person: Person, folder: Path, owner: str) -> bool:
 
 def _shared_with(folder: Path) -> tuple[str, ...]:
     try:
-        told = json.loads((folder / SHARED).read_bytes())
+        told = read_json(folder / SHARED)
         return tuple(str(name) for name in told["with"])
     except (OSError, ValueError, KeyError, TypeError):
         return ()

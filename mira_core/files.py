@@ -22,7 +22,6 @@ def replace_file(path: Path, data: bytes, mode: int | None = None) -> None:
         beside.unlink(missing_ok=True)
 
 
-<<<<<<< HEAD
 def move_into_place(beside: Path, path: Path) -> None:
     """Rename a file or folder that was written beside, in place of what is there; it is there after a power cut too.
 
@@ -55,7 +54,8 @@ def _flush(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-=======
+
+
 def parse_json(text: str | bytes) -> Any:
     """Return what JSON holds.
 
@@ -84,7 +84,6 @@ def read_json(path: Path) -> Any:
     if len(data) > MOST_JSON:
         raise ValueError(f"it holds more than {MOST_JSON / 2**20:.0f} MiB")
     return parse_json(data)
->>>>>>> fuzz
 
 
 def write_json(path: Path, values: Any, mode: int | None = None) -> None:

@@ -42,11 +42,7 @@ from .data.demo import DEMO, DEMOS
 from .data.formats import join_part, split_part
 from .data.recipe import Recipe
 from .errors import JobError
-<<<<<<< HEAD
-from .files import make_folder, write_json
-=======
-from .files import parse_json, read_json, write_json
->>>>>>> fuzz
+from .files import make_folder, parse_json, read_json, write_json
 from .kinds import EXTRAS, KINDS
 from .processes import SILENT_AFTER, is_alive, this_process
 

@@ -7,7 +7,6 @@ import base64
 import getpass
 import hashlib
 import hmac
-import json
 import re
 import secrets
 import stat
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mira_core.errors import MiraError, OptionError
-from mira_core.files import write_json
+from mira_core.files import read_json, write_json
 
 FORMAT = 1
 ROLES = ("viewer", "user", "admin")
@@ -140,7 +139,7 @@ class Accounts:
                 f"{self.path}"
             )
         try:
-            told = json.loads(self.path.read_bytes())
+            told = read_json(self.path)
             if told["format"] > FORMAT:
                 raise AccountError(f"{self.path} was written by a newer version of mira; upgrade this one")
             known = {str(name): {"role": each["role"], "password": each["password"]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import zipfile
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from filelock import FileLock
 
 from mira_core import __version__, jobs, processes
 from mira_core.errors import MiraError
-from mira_core.files import move_into_place, write_json
+from mira_core.files import move_into_place, read_json, write_json
 
 from ..dispatching import Entry, memory_of
 
@@ -85,7 +84,7 @@ def format_of(workspace: Path) -> int:
         If the file that tells it is damaged.
     """
     try:
-        told = json.loads((workspace / FILE).read_bytes())["format"]
+        told = read_json(workspace / FILE)["format"]
         if not isinstance(told, int) or told < 1:
             raise ValueError(f"format is {told!r}")
     except FileNotFoundError:

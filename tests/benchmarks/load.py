@@ -82,7 +82,7 @@ class Work:
     """
 
     def __init__(self, workspace: Path, trainings: int, studies: int, log: Log) -> None:
-        self.workspace, self.log = Workspace(Settings(workspace=workspace, demo=True)), log
+        self.workspace, self.log = Workspace(Settings(workspace=workspace, demo=True, jobs=trainings + studies + 1)), log
         self.tuned = Studies(self.workspace)
         self.trainings, self.n_studies, self.number = trainings, studies, 0
         self.finished = self.workspace.submit(DEMO, {**SMALL, "num_epochs": 5}, "finished", embedding=False)
@@ -106,7 +106,7 @@ class Work:
                 self.steps.setdefault(key, []).append((time.monotonic(), status.step))
             elif kind == "tune" and name not in self.studies:
                 with contextlib.suppress(MiraError):  # it has not begun
-                    if self.tuned.read(name).curves:
+                    if self.tuned.readings.read(name).curves:
                         self.studies.append(name)
             if status.state in LIVE:
                 continue
