@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -262,6 +263,7 @@ def described(data: str) -> describe.Description:
     return _describe(data, _stamp(data))
 
 
+@functools.lru_cache(maxsize=32)
 def _describe(data: str, stamp: tuple[int, int]) -> describe.Description:
     if data.startswith(DEMO) or not _is_ondisk(Path(data)):
         return describe.describe(open_backed(data))
@@ -275,6 +277,7 @@ def _describe(data: str, stamp: tuple[int, int]) -> describe.Description:
     )
 
 
+@functools.lru_cache(maxsize=1024)
 def _parts(path: Path, modified: int, size: int) -> tuple[str | None, ...]:
     """Name the data sets of a file; one that is damaged is listed too, and says so when it is opened."""
     if path.suffix == ".h5ad" or _is_ondisk(path):

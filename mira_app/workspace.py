@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import json
 import re
 import secrets
@@ -464,5 +465,6 @@ def _told(value: Any) -> str:
     return "not given" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+@functools.lru_cache(maxsize=4)
 def _cells(path: Path, modified: int) -> ad.AnnData:
     return ad.read_h5ad(path)

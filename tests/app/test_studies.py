@@ -113,11 +113,10 @@ def test_what_is_asked_of_a_study_reaches_its_storage(studies, cells):
 
 
 def test_a_study_begun_here_is_a_job_that_the_command_line_could_run(studies, monkeypatch):
-    started = []
-    monkeypatch.setattr(Workspace, "_start", lambda self, key, folder: started.append(folder))
+    monkeypatch.setattr(studies.workspace.dispatcher, "wake", lambda: None)
     asked = {"study": "a/b", "min_topics": 3, "max_topics": 6, "max_trials": 4, "min_trials": 2}
     key = studies.begin("demo:pbmc700", {"feature_type": "expression", "num_epochs": 3}, asked)
-    spec = jobs.read_spec(started[0])
+    spec = jobs.read_spec(studies.workspace.folder_of(key))
     assert (spec["kind"], spec["name"], spec["tune"]["study"]) == ("tune", "a/b", "a/b")
     assert spec["tune"]["storage"] == studies.url
     assert spec["tune"]["model_dir"].startswith(str(studies.workspace.settings.workspace))

@@ -118,7 +118,7 @@ def draws(*columns: str) -> Sign:
 
 SHOWN = {
     "data": says("Raw counts in X."), "model": labelled("num_topics"), "train": draws("step", "learning_rate"),
-    "tune": draws("number", "curve_hue"), "explore": draws("name", "value", "colour"),
+    "tune": draws("number", "curve_hue"), "explore": draws("name", "value", "colour"), "jobs": draws("job", "state"),
 }  # fmt: skip
 
 
