@@ -310,7 +310,7 @@ def report(log: Log, meter: Meter, ages: list[float], asked: Any, own: float) ->
         print(f"{n} × {text}")
     growth, judged = meter.growth(), asked.minutes >= JUDGED
     told = {
-        f"95 % of the actions within {p95(every):.2f} s, at most {ANSWERED:g} s": p95(every) <= ANSWERED,
+        f"95 % of the actions within {p95(every):.2f} s, at most {ANSWERED:g} s": 0 < p95(every) <= ANSWERED,
         f"memory grew by {growth:.0f} MB/hour in the second half, at most {GROWTH:g}"
         + ("" if judged else f" (not judged below {JUDGED:g} minutes)"): growth <= GROWTH or not judged,
         f"{sum(log.errors.values())} errors": not log.errors,

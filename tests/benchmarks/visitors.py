@@ -33,6 +33,7 @@ from tests.servers import PATIENCE
 
 LONGEST = 30.0 * PATIENCE  # seconds after which an action counts as not answered
 ACTIONS = 5, 25  # of a visit, from and to
+NO_LIMIT: Any = {"request_timeout": 0, "connect_timeout": 0}  # as `LONGEST` is that of all
 LARGEST = 100 * 2**20  # bytes of a message
 TOKEN = re.compile(rb'"token":\s*"([^"]+)"')
 MESSAGES = Messages()
@@ -163,12 +164,12 @@ class Tab:
 
     async def open(self, query: str) -> None:
         """Load the page, as far as a person's browser does before it can draw."""
-        page = await AsyncHTTPClient().fetch(f"{self.url}{query}", request_timeout=LONGEST)
+        page = await AsyncHTTPClient().fetch(f"{self.url}{query}", **NO_LIMIT)
         found = TOKEN.search(page.body)
         if found is None:
             raise Unanswered("the page has no token")
         origin = {"Origin": self.url.rstrip("/")}
-        request = HTTPRequest(f"{self.url.replace('http', 'ws', 1)}ws", headers=origin, request_timeout=LONGEST)
+        request = HTTPRequest(f"{self.url.replace('http', 'ws', 1)}ws", headers=origin, **NO_LIMIT)
         protocols = ["bokeh", found[1].decode()]
         socket = await websocket_connect(request, subprotocols=protocols, max_message_size=LARGEST)
         self._socket = WebSocketClientConnectionWrapper(socket)
