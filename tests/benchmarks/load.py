@@ -52,7 +52,8 @@ from tests.browser.conftest import CHROMIUM, HARMLESS, MIRA, Server
 from tests.browser.test_path import POINTS
 from tests.servers import PATIENCE, wait_until
 
-from .visitors import Log, Visit, person
+from .tabs import Log
+from .visitors import Visit, person
 
 ANSWERED = 1.0  # seconds, of 95 %
 GROWTH = 40.0  # MB an hour; what comes and goes with sessions is about as much as that over a quarter of an hour
