@@ -13,6 +13,7 @@ import panel as pn
 import panel_material_ui as pmui
 import param
 from bokeh.models import CustomJS
+from panel.io.resources import LOCAL_DIST
 
 from .figures.colours import ACCENT, ACCENT_ON_DARK
 from .hub import Hub
@@ -89,6 +90,8 @@ def shared() -> tuple[Workspace, Hub, Studies]:
     if told := upgrading.prepare(settings.workspace):
         logger.warning("%s", told)
     workspace = Workspace(settings)
+    if "sqlite" in settings.storage or "postgresql" in settings.storage or "mysql" in settings.storage:
+        import sqlalchemy  # noqa: F401 - half a second, in which nobody waits yet
     # What has been loaded stays. To look through it for garbage, as Panel does after each session, would hold everybody
     # up for a fifth of a second.
     gc.collect()
@@ -131,6 +134,10 @@ def app() -> Page:
     # knows nothing of the old one's models; the URL holds what was looked at.
     pn.config.reconnect = True
     if pn.state.curdoc is not None:
+        # A browser that comes late gets a session for which no page is written; without this, Panel would have it fetch
+        # style sheets from a network of others.
+        local = f"{pn.state.rel_path}/{LOCAL_DIST}" if pn.state.rel_path else LOCAL_DIST
+        pn.state.curdoc.template_variables.setdefault("dist_url", local)
         pn.state.curdoc.js_on_event("client_reconnected", CustomJS(code="window.location.reload()"))
         # Back and forward change the URL alone; what it says has to be loaded.
         back = "window.addEventListener('popstate', () => window.location.reload())"

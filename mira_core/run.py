@@ -76,8 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         print("usage: python -m mira_core.run FOLDER", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # no such thing on Windows
-        os.nice(int(os.environ.get("MIRA_NICE", "0")))
+    _give_way(os.environ.get("MIRA_NICE", ""))
     folder = Path(arguments[0])
     try:
         status = run_job(folder)
@@ -86,6 +85,15 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     logger.info("%s after %d steps", status.state, status.step)
     return {"finished": 0, "stopped": 0}.get(status.state, 1)
+
+
+def _give_way(nice: str) -> None:
+    """Leave the processor to others first, such as the server that started this."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # no such thing on Windows
+        os.nice(int(nice))
+    # Linux weighs sessions against each other by this alone, where it groups processes by session.
+    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w", encoding="ascii") as group:
+        group.write(nice or "0")
 
 
 if __name__ == "__main__":

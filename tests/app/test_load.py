@@ -8,7 +8,8 @@ from collections import Counter
 import pytest
 
 from ..benchmarks.load import Meter, serving
-from ..benchmarks.visitors import Log, person
+from ..benchmarks.tabs import Log
+from ..benchmarks.visitors import person
 from ..servers import wait_until
 
 pytestmark = pytest.mark.slow

@@ -52,7 +52,8 @@ from tests.browser.conftest import CHROMIUM, HARMLESS, MIRA, Server
 from tests.browser.test_path import POINTS
 from tests.servers import PATIENCE, wait_until
 
-from .visitors import Log, Visit, person
+from .tabs import Log
+from .visitors import Visit, person
 
 ANSWERED = 1.0  # seconds, of 95 %
 GROWTH = 40.0  # MB an hour; what comes and goes with sessions is about as much as that over a quarter of an hour
@@ -82,7 +83,8 @@ class Work:
     """
 
     def __init__(self, workspace: Path, trainings: int, studies: int, log: Log) -> None:
-        self.workspace, self.log = Workspace(Settings(workspace=workspace, demo=True, jobs=trainings + studies + 1)), log
+        at_once = trainings + studies + 1
+        self.workspace, self.log = Workspace(Settings(workspace=workspace, demo=True, jobs=at_once)), log
         self.tuned = Studies(self.workspace)
         self.trainings, self.n_studies, self.number = trainings, studies, 0
         self.finished = self.workspace.submit(DEMO, {**SMALL, "num_epochs": 5}, "finished", embedding=False)
@@ -310,7 +312,7 @@ def report(log: Log, meter: Meter, ages: list[float], asked: Any, own: float) ->
         print(f"{n} × {text}")
     growth, judged = meter.growth(), asked.minutes >= JUDGED
     told = {
-        f"95 % of the actions within {p95(every):.2f} s, at most {ANSWERED:g} s": p95(every) <= ANSWERED,
+        f"95 % of the actions within {p95(every):.2f} s, at most {ANSWERED:g} s": 0 < p95(every) <= ANSWERED,
         f"memory grew by {growth:.0f} MB/hour in the second half, at most {GROWTH:g}"
         + ("" if judged else f" (not judged below {JUDGED:g} minutes)"): growth <= GROWTH or not judged,
         f"{sum(log.errors.values())} errors": not log.errors,
