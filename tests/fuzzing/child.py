@@ -54,7 +54,8 @@ class Child:
     def close(self) -> None:
         """End the process."""
         if self._process is not None:
-            self._pipe.close()
+            self._pipe.close()  # upon which it ends, unless it does not come to that
+            self._process.join(5)
             self._process.kill()
             self._process.join()
             self._process = None
