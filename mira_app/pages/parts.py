@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import pandas as pd
 import panel as pn
 import panel_material_ui as pmui
+from panel.io.state import set_curdoc
 
 from mira_core.data import Finding
 from mira_core.errors import MiraError
@@ -133,12 +134,24 @@ def legend(entries: list[tuple[str, str]]) -> str:
     return "".join(f'<span><i style="background:{colour}"></i>{html.escape(label)}</span>' for label, colour in entries)
 
 
-def in_turn(action: Callable[[], None]) -> None:
-    """Run in this session's turn, with its document locked.
+def in_turn(action: Callable[[], None], document: Any = None) -> None:
+    """Run in a session's turn, with its document locked.
 
     Panel runs clicks and coroutines outside of the lock, and figures must not be written there.
+
+    Parameters
+    ----------
+    action
+        What to do.
+    document
+        Whose turn; by default that of who asks. What runs by itself, as after a while, has to say it: whose turn it is
+        then is anybody's.
     """
-    pn.state.execute(action, schedule=True)
+    if document is None:
+        pn.state.execute(action, schedule=True)
+        return
+    with set_curdoc(document):
+        pn.state.execute(action, schedule=True)
 
 
 def on_click(button: Any, action: Callable[[], None]) -> None:
@@ -158,6 +171,7 @@ def load(below: Any, fetch: Callable[[], T], show: Callable[[T], None]) -> None:
     """
     below.objects = [pmui.LinearProgress(variant="indeterminate", sizing_mode="stretch_width")]
     fetched = _FETCHING.submit(contextvars.copy_context().run, fetch)  # while the browser loads the page
+    document = pn.state.curdoc
 
     async def go() -> None:
         try:
@@ -168,9 +182,9 @@ def load(below: Any, fetch: Callable[[], T], show: Callable[[T], None]) -> None:
             logger.exception("a page could not be shown")
             told = problem(f"this could not be shown: {wrong}", traceback.format_exc())
         else:
-            in_turn(functools.partial(show, got))
+            in_turn(functools.partial(show, got), document)
             return
-        in_turn(lambda: setattr(below, "objects", [told]))
+        in_turn(lambda: setattr(below, "objects", [told]), document)
 
     pn.state.onload(go)  # at once if the page is there; what changes while it is being sent can be lost
 
@@ -185,6 +199,7 @@ def in_thread(work: Callable[[], T], done: Callable[[T], None], failed: Callable
     done, failed
         Given what came of it; given what is wrong, in words.
     """
+    document = pn.state.curdoc
 
     async def go() -> None:
         try:
@@ -195,9 +210,9 @@ def in_thread(work: Callable[[], T], done: Callable[[T], None], failed: Callable
             logger.exception("something was asked that could not be done")
             told = f"this could not be done: {wrong}"
         else:
-            in_turn(functools.partial(done, got))
+            in_turn(functools.partial(done, got), document)
             return
-        in_turn(functools.partial(failed, told))
+        in_turn(functools.partial(failed, told), document)
 
     pn.state.execute(go)
 

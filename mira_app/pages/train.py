@@ -36,6 +36,7 @@ class TrainPage:
     def __init__(self, workspace: Workspace, session: Session, hub: Hub, arrived: Arrived) -> None:
         self.workspace, self.session, self.hub, self.arrived = workspace, session, hub, arrived
         self.pace = Arrived()
+        self._document = pn.state.curdoc
         self.run = RunView()
         self.curves = self.run.curves
         self._leave: Callable[[], None] | None = None
@@ -217,7 +218,7 @@ class TrainPage:
         self._updates += 1
         if self._leave is not None and self._updates % UPDATES == 0:
             self._behind = True
-            self.pace.when(self.curves.source, lambda: parts.in_turn(self._kept_up))
+            self.pace.when(self.curves.source, lambda: parts.in_turn(self._kept_up, self._document))
 
     def _kept_up(self) -> None:
         """Show what came meanwhile."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 import os
 import ssl
 import tomllib
@@ -83,14 +84,24 @@ class Option:
             return text in ("true", "1")
         if self.kind == "number":
             try:
-                return float(value) if isinstance(self.usual, float) else int(value)
-            except (TypeError, ValueError):
+                if isinstance(value, bool):
+                    raise ValueError
+                read = float(value) if isinstance(self.usual, float) else int(value)
+                if not math.isfinite(read):
+                    raise ValueError
+                return read
+            except (TypeError, ValueError, OverflowError):
                 raise OptionError(f"{where} must be a number; got {value!r}") from None
         if not isinstance(value, str | Path):
             raise OptionError(f"{where} must be text; got {value!r}")
         if self.choices and value not in self.choices:
             raise OptionError(f"{where} must be one of {', '.join(self.choices)}; got {value!r}")
-        return Path(value).expanduser().resolve() if self.kind in ("path", "paths") and str(value) else str(value)
+        if self.kind not in ("path", "paths") or not str(value):
+            return str(value)
+        try:
+            return Path(value).expanduser().resolve()
+        except (ValueError, RuntimeError, OSError) as problem:
+            raise OptionError(f"{where} must be a path; got {value!r}: {problem}") from None
 
 
 OPTIONS = (
@@ -185,7 +196,7 @@ def to_environment(told: Mapping[str, Any]) -> None:
     """Tell this process's environment, from which `resolve` gets the same; no secrets."""
     for option in OPTIONS:
         value = told[option.key]
-        if option.secret or value is None:
+        if option.secret or value in (None, ""):
             os.environ.pop(option.variable, None)
         elif option.kind in ("texts", "paths"):
             os.environ[option.variable] = (os.pathsep if option.kind == "paths" else ",").join(map(str, value))
@@ -228,7 +239,7 @@ def _read(path: Path) -> dict[str, Any]:
             told = tomllib.load(f)
     except OSError as problem:
         raise OptionError(f"--config {path} cannot be read: {problem.strerror}") from None
-    except tomllib.TOMLDecodeError as problem:
+    except (ValueError, RecursionError) as problem:
         raise OptionError(f"--config {path} is no TOML: {problem}") from None
     out = {}
     for name, value in told.items():

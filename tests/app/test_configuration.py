@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import pytest
@@ -37,10 +38,31 @@ def test_flags_environment_file_and_what_is_usual_in_this_order(tmp_path):
 
 
 def test_settings_survive_the_environment(monkeypatch, tmp_path):
-    settings = Settings((tmp_path, tmp_path / "b"), tmp_path / "w", True, 3 * 10**9, "redis://host")
+    flags = [
+        "--data",
+        str(tmp_path),
+        "--data",
+        str(tmp_path / "a,b"),
+        "--demo",
+        "--upload-gb",
+        "1.5",
+        "--members",
+        "*@a.org",
+        "--admins",
+        "x",
+        "--admins",
+        "y",
+        "--users",
+        str(tmp_path / "u.json"),
+        "--jobs",
+        "3",
+    ]
     monkeypatch.setattr("os.environ", {})
-    settings.to_environment()
-    assert Settings.from_environment() == settings
+    told = resolve(*flags, environment={"MIRA_TOKEN": "secret"})
+    configuration.to_environment(told)
+    assert Settings.from_environment() == Settings.of(told)
+    assert Settings.of(told).data == (tmp_path, tmp_path / "a,b")
+    assert "MIRA_TOKEN" not in os.environ
 
 
 @pytest.mark.parametrize(("text", "told"), [
@@ -52,6 +74,13 @@ def test_settings_survive_the_environment(monkeypatch, tmp_path):
     ('login = "all"', "must be one of none, token, password, oauth; got 'all'"),
     ('demo = "perhaps"', "must be true or false"),
     ("port = ", "is no TOML"),
+    ("port = inf", "must be a number; got inf"),
+    ("port = true", "must be a number; got True"),
+    ('upload-gb = "1e999999"', "must be a number|inf"),
+    ('workspace = "a\\u0000b"', "must be a path"),
+    ('workspace = "~nobody-of-this-name/x"', "must be a path"),
+    ("a = " + "[" * 5000, "is no TOML"),
+    ("port = " + "1" * 5000, "is no TOML"),
 ])  # fmt: skip
 def test_what_a_file_has_wrong_is_told(tmp_path, text, told):
     file = tmp_path / "mira.toml"
