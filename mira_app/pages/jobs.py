@@ -75,14 +75,14 @@ class JobsPage:
             label="Seen by", placeholder="only its owner and admins", options={}, visible=False, visual_size="small",
             width=320, margin=(8, 10, 4, 10), stylesheets=[SEVERAL],
         )  # fmt: skip
-        self.share = _button("Share", "group")
+        self._shared_for = ""  # key of the job that `shared` is about
         self.message = pn.Column(sizing_mode="stretch_width", margin=0)
         self.log = pn.Column(sizing_mode="stretch_width", margin=0)
         self.below = pn.Column(
             self.message,
             pn.FlexBox(
                 self.open, self.stop, self.resume, self.again, self.first, self.delete, self.sure, self.keep,
-                self.shared, self.share, sizing_mode="stretch_width", align_items="center",
+                self.shared, sizing_mode="stretch_width", align_items="center",
             ),
             self.log, sizing_mode="stretch_width", margin=0,
         )  # fmt: skip
@@ -95,9 +95,10 @@ class JobsPage:
             (self.stop, lambda: self._each(self.workspace.stop)), (self.again, lambda: self._each(self._rerun)),
             (self.first, lambda: self._each(lambda key: self.workspace.prefer(key, FIRST))),
             (self.delete, lambda: self._ask(True)), (self.keep, lambda: self._ask(False)),
-            (self.sure, lambda: self._each(self._delete)), (self.share, self._share),
+            (self.sure, lambda: self._each(self._delete)),
         ):  # fmt: skip
             parts.on_click(button, action)
+        self.shared.param.watch(lambda _: parts.in_turn(self._share), "value")
         session.param.watch(lambda _: self._shown(), "page")
         self._selected()
         pn.state.onload(self._shown)
@@ -193,11 +194,13 @@ class JobsPage:
         self.first.visible = one is not None and one.waits and person.may("admin")
         self.delete.visible = mine and not states & live
         self.sure.visible = self.keep.visible = False
-        self.shared.visible = self.share.visible = bool(person.name) and mine and one is not None
-        if one is not None and self.shared.visible:
+        self.shared.visible = bool(person.name) and mine and one is not None
+        key = one.job.key if one is not None and self.shared.visible else ""
+        if one is not None and key and key != self._shared_for:  # not while somebody chooses
             names = {EVERYONE, *self.workspace.names(), *one.shared} - {owner_of(one.job.spec)}
             options = {"everyone" if name == EVERYONE else name: name for name in sorted(names)}
             self.shared.param.update(options=options, value=list(one.shared))
+        self._shared_for = key
         self.log.objects = [] if one is None else [_log(self.workspace.log(one.job.key))]
 
     def _open(self) -> None:
@@ -214,8 +217,10 @@ class JobsPage:
         self.message.objects = [parts.note(f"Delete {what}? They cannot be had back.")] if sure else []
 
     def _share(self) -> None:
+        """Share at once with whom somebody has chosen."""
         names = list(self.shared.value)
-        self._each(lambda key: self.workspace.share(key, names))
+        if self._shared_for and set(names) != set(self.workspace.shared_with(self._shared_for)):
+            self._each(lambda key: self.workspace.share(key, names))
 
     def _rerun(self, key: str) -> None:
         self.workspace.rerun(key)
