@@ -65,6 +65,7 @@ EPOCHS = 3000  # of a training: some minutes beside others
 STUDY = {"min_topics": 2, "max_topics": 12, "max_trials": 60, "min_trials": 60, "stop_condition": 60}
 LIVE = ("waiting", "running")
 ASKED = 5.0  # seconds between two questions to the browser
+GONE = "assert self._session is not None"  # Bokeh, of what was on its way when somebody left
 STILL = 30.0  # seconds after which a run has stood still in it
 TENTHS = 10
 
@@ -196,7 +197,8 @@ class Meter:
         lines = self.log().splitlines()
         at = [i for i, line in enumerate(lines) if " ERROR" in line or line.startswith(("ERROR", "Traceback"))]
         first = [i for n, i in enumerate(at) if not n or i - at[n - 1] > 3]
-        return ["the server's log: " + "\n    ".join(lines[i : i + 40]) for i in first]
+        told = ("\n    ".join(lines[i : i + 40]) for i in first)
+        return [f"the server's log: {text}" for text in told if GONE not in text]
 
     def growth(self) -> float:
         """Return the slope of memory in the second half, MB an hour."""
