@@ -1,6 +1,6 @@
-"""Asks whether direct dependencies, as installed, have known vulnerabilities: 1 if they have; 0 if nobody can be asked.
+"""Asks whether direct dependencies, as installed, have known vulnerabilities: 1 if one is mended in a later version.
 
-pip-audit ends well where it could ask about nothing at all; here that is said, and is no success.
+What no version mends yet is told. pip-audit ends well where it could ask about nothing at all; here that is said.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def judge(answers: list[dict[str, Any]]) -> tuple[str, int]:
     lines.append(f"audit: {len(found)} known vulnerabilities of {len(asked)} direct dependencies")
     if unknown:
         lines.append(f"audit skipped: of {', '.join(unknown)} nothing is known")
-    return "\n".join(lines), int(bool(found))
+    return "\n".join(lines), int(any(each["fix_versions"] for _, each in found))
 
 
 def main() -> int:
