@@ -58,8 +58,10 @@ class Entry:
         Bytes that it is taken to need.
     started
         When it was started; None: it waits.
-    device
-        Number of the GPU that it was given; None: there are none, or it sees all.
+    n_jobs
+        Trials that it runs at once, each on a GPU if there are as many; 1 of all but studies.
+    devices
+        Numbers of the GPUs that it was given; none: there are none, or it sees all.
     machine
         Of what was running when it was started, to tell a restart of the machine.
     """
@@ -69,8 +71,9 @@ class Entry:
     since: float = 0.0
     priority: int = 0
     memory: int = LEAST
+    n_jobs: int = 1
     started: float | None = None
-    device: int | None = None
+    devices: tuple[int, ...] = ()
     machine: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,19 +91,26 @@ class Limits:
         Jobs.
     per_person
         Jobs of one person; 0: as many as at once.
+    on_devices
+        Whether it is GPUs that are shared out, of which a study takes several.
     memory_share
         Of the machine's memory that is left to all else.
     """
 
     at_once: int
     per_person: int = 0
+    on_devices: bool = False
     memory_share: float = 0.1
 
     @classmethod
     def of(cls, settings: Settings, n_devices: int) -> Limits:
         """Take what the settings say; what they leave open fits the machine."""
         fits = n_devices or max(2, (os.cpu_count() or 2) // 2)
-        return cls(settings.jobs or fits, settings.jobs_per_person)
+        return cls(settings.jobs or fits, settings.jobs_per_person, n_devices > 0)
+
+    def takes(self, entry: Entry) -> int:
+        """Return how many of those that may run at once a job counts for."""
+        return min(entry.n_jobs, self.at_once) if self.on_devices else 1
 
 
 def next_of(
@@ -125,16 +135,18 @@ def next_of(
         Of those that wait, by key.
     """
     running = [e for e in entries if e.started is not None]
+    taken = sum(map(limits.takes, running))
     of = Counter(e.person for e in running)
     waiting = sorted(
         (e for e in entries if e.started is None), key=lambda e: (-e.priority, of[e.person], e.since, e.key)
     )
-    following, reasons = None, {}
+    following, reasons, full = None, {}, False
     for place, e in enumerate(waiting):
         theirs = of[e.person]
         if limits.per_person and theirs >= limits.per_person and e.person:
             reasons[e.key] = f"{e.person} has {theirs} running, as many as one may"
-        elif len(running) >= limits.at_once:
+        elif full or (taken and taken + limits.takes(e) > limits.at_once):
+            full = True  # for those that come later too, or one that takes several would never begin
             reasons[e.key] = f"{len(running)} run, as many as may at once; {_ordinal(place + 1)} in the queue"
         elif free_memory is not None and running and e.memory > free_memory:
             reasons[e.key] = f"it may need {e.memory / 1e9:.1f} GB of memory, of which {free_memory / 1e9:.1f} are free"
@@ -179,17 +191,17 @@ class Dispatcher:
     # --- asked by sessions ------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def put(self, key: str, data: str, person: str = "") -> Iterator[None]:
+    def put(self, key: str, data: str, person: str = "", n_jobs: int = 1) -> Iterator[None]:
         """Put a job into the queue that is made ready within; it begins at once after that, if it may.
 
         Parameters
         ----------
-        key, data, person
-            Of the job; what it reads, as its specification names it; and whose it is.
+        key, data, person, n_jobs
+            Of the job; what it reads, as its specification names it; whose it is; and the trials that it runs at once.
         """
         with self._changes:
             # First, so that no job is forgotten if the server ends now.
-            self._write(Entry(key, person, time.time(), memory=memory_of(data)))
+            self._write(Entry(key, person, time.time(), memory=memory_of(data), n_jobs=n_jobs))
             try:
                 yield
             except BaseException:
@@ -239,6 +251,7 @@ class Dispatcher:
     # --- the one that looks after it --------------------------------------------------------------
 
     def _run(self) -> None:
+        _ = self.limits  # to count GPUs takes a while, in which nobody must wait
         holds = False
         while True:
             self._wake.clear()
@@ -298,7 +311,7 @@ class Dispatcher:
             if entry.machine != processes.this_machine() or (
                 not self.engine.knows(entry.key) and time.time() - entry.started > BEGINS_WITHIN
             ):
-                return self._written(replace(entry, started=None, device=None))  # its server ended before it began
+                return self._written(replace(entry, started=None, devices=()))  # its server ended before it began
         return entry
 
     def _begin_again(self, entry: Entry) -> Entry | None:
@@ -309,16 +322,17 @@ class Dispatcher:
             logger.warning("%s", problem)
             return self._done(entry)
         logger.info("the job %s ended with the machine, and goes on", entry.key)
-        return self._written(replace(entry, started=None, device=None))
+        return self._written(replace(entry, started=None, devices=()))
 
     def _start(self, entry: Entry, entries: Sequence[Entry]) -> Entry | None:
-        taken = Counter(e.device for e in entries if e.started is not None)
-        n = self.engine.n_devices()
-        device = min(range(n), key=lambda i: (taken[i], i)) if n else None
-        begun = replace(entry, started=time.time(), device=device, machine=processes.this_machine())
+        taken = Counter(d for e in entries if e.started is not None for d in e.devices)
+        free = sorted(range(self.engine.n_devices()), key=lambda i: (taken[i], i))
+        devices = tuple(sorted(free[: self.limits.takes(entry)]))
+        begun = replace(entry, started=time.time(), devices=devices, machine=processes.this_machine())
         self._write(begun)  # before it is: a job that is taken to run is looked after, one that is not would run twice
         try:
-            self.engine.start(entry.key, self.jobs_folder / entry.key, device)
+            # Who has the server to themselves waits for the training rather than for the page.
+            self.engine.start(entry.key, self.jobs_folder / entry.key, devices, gives_way=bool(entry.person))
         except (OSError, MiraError) as problem:
             self._fail(self.jobs_folder / entry.key, f"its process could not be started: {problem}")
             return self._done(entry)
@@ -344,10 +358,10 @@ class Dispatcher:
     def _read(self, key: str) -> Entry | None:
         try:
             told = read_json(self._path(key))
-            started, device = told["started"], told["device"]
+            started = told["started"]
             return Entry(
                 key, str(told["person"]), float(told["since"]), int(told["priority"]), int(told["memory"]),
-                None if started is None else float(started), None if device is None else int(device),
+                int(told["n_jobs"]), None if started is None else float(started), tuple(map(int, told["devices"])),
                 str(told["machine"]),
             )  # fmt: skip
         except (OSError, ValueError, TypeError, KeyError):

@@ -14,7 +14,7 @@ from mira_core import processes, starting
 from mira_core.environment import may_have_gpu
 from mira_core.errors import JobError
 
-NICE = "10"  # how much trainings give way to the server, where they share its processor
+NICE = "10"  # how much trainings give way to the server
 
 
 class Engine(abc.ABC):
@@ -27,8 +27,17 @@ class Engine(abc.ABC):
         """Return how many GPUs there are for jobs, 0 if none, or if it is not ours to share them out."""
 
     @abc.abstractmethod
-    def start(self, key: str, folder: Path, device: int | None) -> None:
+    def start(self, key: str, folder: Path, devices: tuple[int, ...], gives_way: bool) -> None:
         """Start a job, which must outlive this server.
+
+        Parameters
+        ----------
+        key, folder
+            Of the job.
+        devices
+            Numbers of the GPUs that are its own; none: all that there are.
+        gives_way
+            Whether the server comes first, where they share a processor.
 
         Raises
         ------
@@ -60,12 +69,12 @@ class LocalEngine(Engine):
             self._n = _count() if may_have_gpu() else 0
         return self._n
 
-    def start(self, key: str, folder: Path, device: int | None) -> None:
+    def start(self, key: str, folder: Path, devices: tuple[int, ...], gives_way: bool) -> None:
         """Start a process, in a session of its own."""
-        environment = {"MIRA_NICE": NICE}
-        if device is not None:
+        environment = {"MIRA_NICE": NICE} if gives_way else {}
+        if devices:
             visible = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
-            environment["CUDA_VISIBLE_DEVICES"] = visible[device] if visible else str(device)
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible[d] if visible else str(d) for d in devices)
         starting.shared().prepare()
         with open(folder / "log.txt", "ab") as log, open(os.devnull, "rb") as nothing:
             self._started[key] = starting.shared().start("mira_core.run", [str(folder)], nothing, log, log, environment)
@@ -103,7 +112,7 @@ class DaskEngine(Engine):
         """Return 0: each worker has its own."""
         return 0
 
-    def start(self, key: str, folder: Path, device: int | None) -> None:
+    def start(self, key: str, folder: Path, devices: tuple[int, ...], gives_way: bool) -> None:
         """Submit a job; it stays submitted when this server ends."""
         from distributed import fire_and_forget
 

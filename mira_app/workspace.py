@@ -172,7 +172,7 @@ class Workspace:
         with self.audit.of(self.person, f"begin {more.get('kind', 'fit')}", key):
             self.person.must_be("user")
             self.check_quota()
-            with self.dispatcher.put(key, data, self.person.name):
+            with self.dispatcher.put(key, data, self.person.name, _jobs_of(more)):
                 jobs.write_spec(
                     self.jobs_folder / key, data=data, model=model, name=name, owner=self.person.name or None, **more
                 )
@@ -184,7 +184,7 @@ class Workspace:
         with self._changing("resume", key):
             self.check_quota()
             spec = jobs.read_spec(folder)
-            with self.dispatcher.put(key, spec["data"], owner_of(spec)):
+            with self.dispatcher.put(key, spec["data"], owner_of(spec), _jobs_of(spec)):
                 jobs.resume(folder)
 
     def retry(self, key: str) -> Retry:
@@ -459,6 +459,11 @@ def _shared_with(folder: Path) -> tuple[str, ...]:
 def owner_of(spec: Mapping[str, Any]) -> str:
     """Return whose a job is; empty if it is nobody's, as it was begun where there are no accounts."""
     return str(spec.get("owner") or "")
+
+
+def _jobs_of(spec: Mapping[str, Any]) -> int:
+    """Return how many trials a job runs at once."""
+    return int((spec.get("tune") or {}).get("n_jobs") or 1)
 
 
 def _told(value: Any) -> str:

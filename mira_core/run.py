@@ -76,7 +76,8 @@ def main(argv: list[str] | None = None) -> int:
         print("usage: python -m mira_core.run FOLDER", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    _give_way(os.environ.get("MIRA_NICE", ""))
+    if nice := os.environ.get("MIRA_NICE"):
+        _give_way(nice)
     folder = Path(arguments[0])
     try:
         status = run_job(folder)
@@ -93,7 +94,7 @@ def _give_way(nice: str) -> None:
         os.nice(int(nice))
     # Linux weighs sessions against each other by this alone, where it groups processes by session.
     with contextlib.suppress(OSError), open("/proc/self/autogroup", "w", encoding="ascii") as group:
-        group.write(nice or "0")
+        group.write(nice)
 
 
 if __name__ == "__main__":

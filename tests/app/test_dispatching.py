@@ -53,6 +53,15 @@ def running(key: str, person: str = "", **more) -> Entry:
         ([running("x", "ann"), waiting("a", "ann", 1), waiting("b", "bob", 2)], Limits(3, per_person=1), None, "b"),
         # Who has no name has no limit of their own.
         ([running("x"), waiting("a")], Limits(3, per_person=1), None, "a"),
+        # A study on two GPUs waits until they are free, and nobody who comes later takes one of them meanwhile.
+        (
+            [running("x"), waiting("a", since=1, n_jobs=2), waiting("b", since=2)],
+            Limits(2, on_devices=True),
+            None,
+            None,
+        ),
+        ([waiting("a", since=1, n_jobs=9), waiting("b", since=2)], Limits(2, on_devices=True), None, "a"),
+        ([running("x"), waiting("a", since=1, n_jobs=9)], Limits(2), None, "a"),
         # One that needs more memory than there is lets those pass that need less, unless nothing else runs.
         ([running("x"), waiting("a", memory=10, since=1), waiting("b", memory=3, since=2)], Limits(3), 5, "b"),
         ([waiting("a", memory=10, since=1), waiting("b", memory=3, since=2)], Limits(3), 5, "a"),
@@ -98,8 +107,8 @@ class Noting(Engine):
     def n_devices(self) -> int:
         return self.n
 
-    def start(self, key: str, folder: Path, device: int | None) -> None:
-        self.begun.append((key, device))
+    def start(self, key: str, folder: Path, devices: tuple[int, ...], gives_way: bool) -> None:
+        self.begun.append((key, devices))
 
     def ended(self, key: str) -> int | None:
         return self.over.pop(key, None)
@@ -139,14 +148,26 @@ def say(workspace: Workspace, key: str, state: str, process: dict | None = None)
 def test_each_gpu_gets_one_job_and_who_ends_makes_room(noting):
     keys = [noting.submit("demo:pbmc700", MODEL) for _ in range(3)]
     assert noting.dispatcher._turn()
-    assert noting.dispatcher.engine.begun == [(keys[0], 0), (keys[1], 1)]
+    assert noting.dispatcher.engine.begun == [(keys[0], (0,)), (keys[1], (1,))]
     say(noting, keys[0], "finished")
     assert noting.dispatcher._turn()
-    assert noting.dispatcher.engine.begun[2:] == [(keys[2], 0)], "on the GPU that is free"
+    assert noting.dispatcher.engine.begun[2:] == [(keys[2], (0,))], "on the GPU that is free"
     for key in keys[1:]:
         say(noting, key, "failed")
     assert not noting.dispatcher._turn(), "nothing is left"
     assert noting.dispatcher.entries() == []
+
+
+def test_a_study_gets_as_many_gpus_as_it_runs_trials_at_once(noting):
+    tune = {"study": "a", "min_topics": 3, "max_topics": 5, "n_jobs": 5, "storage": "redis://somewhere"}
+    first = noting.submit("demo:pbmc700", MODEL)
+    study = noting._submit("demo:pbmc700", {"feature_type": "expression"}, "a", kind="tune", tune=tune)
+    noting.dispatcher._turn()
+    assert noting.dispatcher.engine.begun == [(first, (0,))]
+    assert jobs.read_status(noting.jobs_folder / study).stage == "1 run, as many as may at once; next in the queue"
+    say(noting, first, "finished")
+    noting.dispatcher._turn()
+    assert noting.dispatcher.engine.begun[1:] == [(study, (0, 1))]
 
 
 def test_one_that_waits_is_withdrawn_and_told_as_stopped(noting):
@@ -201,7 +222,7 @@ def test_a_damaged_file_of_the_queue_holds_up_nobody(noting, content):
     (noting.dispatcher.folder / "bad.json").write_text(content)
     key = noting.submit("demo:pbmc700", MODEL)
     noting.dispatcher._turn()
-    assert noting.dispatcher.engine.begun == [(key, 0)]
+    assert noting.dispatcher.engine.begun == [(key, (0,))]
 
 
 def test_the_clock_may_be_set_while_jobs_run(noting, monkeypatch):

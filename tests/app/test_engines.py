@@ -33,7 +33,7 @@ def test_the_setting_says_what_runs_jobs():
 
 def test_a_scheduler_that_is_away_is_said(tmp_path):
     with pytest.raises(JobError, match="does not answer"):
-        DaskEngine(f"tcp://127.0.0.1:{free_port()}").start("a", tmp_path, None)
+        DaskEngine(f"tcp://127.0.0.1:{free_port()}").start("a", tmp_path, (), False)
 
 
 @pytest.fixture
