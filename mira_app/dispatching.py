@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 PERIOD = 1.0  # seconds between two looks
 BEGINS_WITHIN = 60.0  # seconds until a process that was started has claimed its job
+HELD = 10.0  # seconds for which another server may hold up this one
 LEAVES_WITHIN = 60.0  # seconds until a process has gone that has said how its job ended
 COPIES = 3  # times the size of its counts' file that a job may need in memory
 LEAST = 2**29  # bytes that it needs at least, most of it libraries
@@ -175,7 +176,8 @@ class Dispatcher:
         self.engine = engine or LocalEngine()
         self._settings = settings
         self._limits: Limits | None = None
-        self._changes = FileLock(self.folder / ".changes.lock")  # held while a file of the queue changes
+        # Held while a file of the queue changes. Who holds it for long hangs, and is not waited for by a whole server.
+        self._changes = FileLock(self.folder / ".changes.lock", timeout=HELD)
         self._office = FileLock(self.folder / ".dispatcher.lock")  # held by the server that looks after it
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()

@@ -18,6 +18,7 @@ from panel.io.resources import LOCAL_DIST
 from .figures.colours import ACCENT, ACCENT_ON_DARK
 from .hub import Hub
 from .ordered import keep_order
+from .pages import parts
 from .pages.data import DataPage
 from .pages.explore import ExplorePage
 from .pages.jobs import JobsPage
@@ -146,6 +147,9 @@ def app() -> Page:
             pn.state.curdoc.js_on_event("document_ready", CustomJS(code=asset(script).read_text()))
     everyones, hub, all_studies = shared()
     workspace = everyones.seen_by(everyones.people.who(name_in(pn.state.cookies)))
+    if not workspace.person.may("viewer"):
+        told = f"{workspace.person.name} may not come in here. Ask who keeps this server."
+        return Page(title="mira", logo=asset("logo.svg"), main=[parts.problem(told)], busy_indicator=None)
     studies = all_studies.seen_by(workspace)
     arrived = Arrived()
     session = Session(data="demo:pbmc700" if workspace.settings.demo else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -200,9 +200,11 @@ class Studies:
             If it runs, a model of it is needed, or it is somebody else's.
         """
         with self._changing("delete", name):
+            jobs_of = self._jobs_of(name)
+            if not jobs_of:  # it was begun elsewhere: everybody's, to look at and to steer
+                self.workspace.person.must_be("admin")
             if self.readings.is_run_here(name):
                 raise TuningError(f"the study {name!r} is run now; stop it before it is deleted")
-            jobs_of = [key for key, spec in self.readings.workspace.specs("tune") if spec["tune"].get("study") == name]
             predicted = (spec["predict"] for _, spec in self.readings.workspace.specs("predict"))
             needed = sorted({p["trial"] for p in predicted if p.get("study") == name})
             if needed:
@@ -218,6 +220,20 @@ class Studies:
                     shutil.rmtree(models, ignore_errors=True)
             for key in jobs_of:
                 self.workspace.discard(key)
+
+    def share(self, name: str, people: Sequence[str]) -> None:
+        """Let others see a study, and no others any more.
+
+        Raises
+        ------
+        MiraError
+            If it was not begun here, or is somebody else's.
+        """
+        for key in self._jobs_of(name):
+            self.workspace.share(key, people)
+
+    def _jobs_of(self, name: str) -> list[str]:
+        return [key for key, spec in self.readings.workspace.specs("tune") if spec["tune"].get("study") == name]
 
     @property
     def _models(self) -> Path:
@@ -240,7 +256,7 @@ class Studies:
         if key is None:
             return ""
         try:
-            lines = (self.workspace.folder_of(key) / "log.txt").read_text(errors="replace").splitlines()
+            lines = (self.readings.workspace.folder_of(key) / "log.txt").read_text(errors="replace").splitlines()
         except OSError:
             return ""
         return "\n".join(line for line in lines if f"trial {number} " in line or f"trial {number}:" in line)

@@ -195,9 +195,17 @@ class Workspace:
         return safer(spec["model"], status.error, told.n_cells, told.n_features)
 
     def rerun(self, key: str) -> str:
-        """Start a job anew: one that failed with safer options, any other as it was. Return the new key."""
+        """Start a job anew: one that failed with safer options, any other as it was. Return the new key.
+
+        Raises
+        ------
+        JobError
+            If it is a tuning, which would go on with its study, whosever that is.
+        """
         folder = self.folder_of(key)
         spec = jobs.read_spec(folder)
+        if spec["kind"] == "tune":
+            raise JobError(f"the study {spec['name']!r} is gone on with on the Tune page, or another one begun there")
         changes = self.retry(key).changes if jobs.read_status(folder).state == "failed" else {}
         more = {k: spec[k] for k in KEPT if k in spec}
         return self._submit(spec["data"], {**spec["model"], **changes}, spec["name"], **more)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,8 +25,7 @@ from . import parts
 
 KINDS = {"fit": "training", "range_test": "learning rates", "tune": "study", "gradient_tune": "number of topics",
          "predict": "topics"}  # fmt: skip
-STATES = {"waiting": "waiting", "running": "running", "silent": "not heard of", "finished": "finished",
-          "stopped": "stopped", "failed": "failed", "died": "died"}  # fmt: skip
+LIVE = {"running", "waiting"}
 # On a phone the table is wider than the page, and is moved sideways.
 WIDTHS = {"job": 270, "kind": 120, "person": 110, "seen by": 120, "progress": 100, "took": 90, "size (MB)": 100}
 EVERY = 5000  # milliseconds between two looks while the page is shown
@@ -57,6 +55,7 @@ class JobsPage:
         self._leave: Callable[[], None] | None = None
         self._timer: Any = None
         self._loads = False
+        self._names: list[str] = []  # of those with whom something can be shared
         self.line = parts.markup("note", margin=(0, 10))
         self.table = LiveTable(
             on_select=lambda _: self._selected(), selectable="checkbox", header_filters=True, pagination="local",
@@ -77,7 +76,7 @@ class JobsPage:
         )  # fmt: skip
         self._shared_for = ""  # key of the job that `shared` is about
         self.message = pn.Column(sizing_mode="stretch_width", margin=0)
-        self.log = pn.Column(sizing_mode="stretch_width", margin=0)
+        self.log = parts.markup("code", margin=(4, 10))
         self.below = pn.Column(
             self.message,
             pn.FlexBox(
@@ -92,7 +91,8 @@ class JobsPage:
         )  # fmt: skip
         for button, action in (
             (self.open, self._open), (self.resume, lambda: self._each(self.workspace.resume)),
-            (self.stop, lambda: self._each(self.workspace.stop)), (self.again, lambda: self._each(self._rerun)),
+            (self.stop, lambda: self._each(self.workspace.stop)),
+            (self.again, lambda: self._each(self.workspace.rerun)),
             (self.first, lambda: self._each(lambda key: self.workspace.prefer(key, FIRST))),
             (self.delete, lambda: self._ask(True)), (self.keep, lambda: self._ask(False)),
             (self.sure, lambda: self._each(self._delete)),
@@ -126,17 +126,17 @@ class JobsPage:
             self._loads = True
             parts.in_thread(self._read, self._told, self._failed)
 
-    def _read(self) -> tuple[list[_Row], str]:
+    def _read(self) -> tuple[list[_Row], str, list[str]]:
         rows = [
             _Row(job, self.workspace.disk.size(self.workspace.jobs_folder / job.key),
                  self.workspace.shared_with(job.key) if self.workspace.person.name else ())
             for job in self.workspace.jobs()
         ]  # fmt: skip
-        return rows, self.workspace.room()
+        return rows, self.workspace.room(), self.workspace.names() if self.workspace.person.name else []
 
-    def _told(self, read: tuple[list[_Row], str]) -> None:
+    def _told(self, read: tuple[list[_Row], str, list[str]]) -> None:
         self._loads = False
-        rows, room = read
+        rows, room, self._names = read
         names: dict[str, _Row] = {}
         for row in rows:
             name = row.job.label
@@ -164,7 +164,7 @@ class JobsPage:
             if self.workspace.person.name:
                 line |= {"person": owner_of(spec) or "nobody", "seen by": _people(row.shared)}
             line |= {
-                "state": f"waiting: {status.stage}" if row.waits and status.stage else STATES[status.state],
+                "state": _state(status),
                 "progress": f"{100 * status.step / status.num_steps:.0f} %" if status.num_steps else "",
                 "took": _took(status),
                 "size (MB)": round(row.size / 1e6, 1),
@@ -184,24 +184,25 @@ class JobsPage:
         mine = bool(chosen) and all(person.owns(owner_of(row.job.spec)) for row in chosen)
         states = {row.job.status.state for row in chosen}
         one = chosen[0] if len(chosen) == 1 else None
-        live = {"running", "waiting"}
         self.open.visible = one is not None
-        self.stop.visible = mine and bool(states & live)
-        self.resume.visible = mine and one is not None and not live & states and not jobs.why_not_resume(
+        self.stop.visible = mine and bool(states & LIVE)
+        self.resume.visible = mine and one is not None and not states & LIVE and not jobs.why_not_resume(
             self.workspace.jobs_folder / one.job.key
         )  # fmt: skip
-        self.again.visible = bool(chosen) and not states & live and person.may("user")
+        tunes = any(row.job.spec["kind"] == "tune" for row in chosen)
+        self.again.visible = bool(chosen) and not states & LIVE and not tunes and person.may("user")
         self.first.visible = one is not None and one.waits and person.may("admin")
-        self.delete.visible = mine and not states & live
+        self.delete.visible = mine and not states & LIVE
         self.sure.visible = self.keep.visible = False
         self.shared.visible = bool(person.name) and mine and one is not None
         key = one.job.key if one is not None and self.shared.visible else ""
         if one is not None and key and key != self._shared_for:  # not while somebody chooses
-            names = {EVERYONE, *self.workspace.names(), *one.shared} - {owner_of(one.job.spec)}
+            names = {EVERYONE, *self._names, *one.shared} - {owner_of(one.job.spec)}
             options = {"everyone" if name == EVERYONE else name: name for name in sorted(names)}
             self.shared.param.update(options=options, value=list(one.shared))
         self._shared_for = key
-        self.log.objects = [] if one is None else [_log(self.workspace.log(one.job.key))]
+        self.log.visible = one is not None
+        self.log.object = "" if one is None else _log(self.workspace.log(one.job.key))
 
     def _open(self) -> None:
         for row in self._chosen[:1]:
@@ -220,10 +221,14 @@ class JobsPage:
         """Share at once with whom somebody has chosen."""
         names = list(self.shared.value)
         if self._shared_for and set(names) != set(self.workspace.shared_with(self._shared_for)):
-            self._each(lambda key: self.workspace.share(key, names))
+            self._each(lambda key: self._share_with(key, names))
 
-    def _rerun(self, key: str) -> None:
-        self.workspace.rerun(key)
+    def _share_with(self, key: str, names: list[str]) -> None:
+        spec = jobs.read_spec(self.workspace.folder_of(key))
+        if spec["kind"] == "tune":
+            self.studies.share(spec["tune"]["study"], names)
+        else:
+            self.workspace.share(key, names)
 
     def _delete(self, key: str) -> None:
         spec = jobs.read_spec(self.workspace.folder_of(key))
@@ -251,7 +256,7 @@ class JobsPage:
             self._load()
 
         self.message.objects = [pmui.LinearProgress(variant="indeterminate", sizing_mode="stretch_width")]
-        parts.in_thread(work, done, functools.partial(lambda why: done([why])))
+        parts.in_thread(work, done, lambda why: done([why]))
 
 
 def _button(label: str, icon: str, color: str = "primary", variant: str = "outlined") -> Any:
@@ -269,7 +274,11 @@ def _took(status: jobs.Status) -> str:
     return f"{s // 3600}:{s // 60 % 60:02}:{s % 60:02}"
 
 
-def _log(text: str) -> pn.viewable.Viewable:
-    if not text.strip():
-        return parts.note("It has written no log.")
-    return parts.markup("code", f"<pre>{parts.escape(text[-8000:])}</pre>", margin=(4, 10))
+def _state(status: jobs.Status) -> str:
+    if status.state == "waiting" and status.stage:
+        return f"waiting: {status.stage}"
+    return "not heard of" if status.state == "silent" else status.state
+
+
+def _log(text: str) -> str:
+    return f"<pre>{parts.escape(text[-8000:].strip() or 'It has written no log.')}</pre>"

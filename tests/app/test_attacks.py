@@ -70,28 +70,18 @@ def entered(lab, name: str) -> requests.Session:
     return person
 
 
-@pytest.fixture(scope="module")
-def ann(lab):
-    with entered(lab, "ann") as person:
-        yield person
+def of(name: str):
+    """Return a fixture: a session of somebody who has logged in."""
+
+    @pytest.fixture(scope="module", name=name)
+    def logged_in(lab):
+        with entered(lab, name) as person:
+            yield person
+
+    return logged_in
 
 
-@pytest.fixture(scope="module")
-def bob(lab):
-    with entered(lab, "bob") as person:
-        yield person
-
-
-@pytest.fixture(scope="module")
-def vic(lab):
-    with entered(lab, "vic") as person:
-        yield person
-
-
-@pytest.fixture(scope="module")
-def ada(lab):
-    with entered(lab, "ada") as person:
-        yield person
+ann, bob, vic, ada = map(of, ROLES)
 
 
 def ask(person, lab, path: str, **more) -> requests.Response:

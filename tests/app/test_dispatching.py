@@ -311,10 +311,13 @@ def test_a_job_outlives_the_server_that_started_it_and_is_still_counted(tmp_path
         first.wait()
     workspace = Workspace(Settings((), folder, jobs=1))
     workspace.dispatcher.wake()
-    time.sleep(3)
+    wait_until(
+        lambda: "as many as may at once" in jobs.read_status(folder / "jobs" / keys[1]).stage,
+        20,
+        "it says why it waits",
+    )
     states = [jobs.read_status(folder / "jobs" / key).state for key in keys]
     assert states == ["running", "waiting"]
-    assert "as many as may at once" in jobs.read_status(folder / "jobs" / keys[1]).stage
     workspace.stop(keys[0])
     wait_until(lambda: jobs.read_status(folder / "jobs" / keys[1]).step > 0, 60, "the turn of the second")
     os.kill(json.loads((folder / "jobs" / keys[1] / "process.json").read_text())["pid"], signal.SIGKILL)

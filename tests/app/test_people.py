@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import optuna
 import pytest
 
 from mira_app.serving.accounts import Accounts
@@ -179,6 +180,53 @@ def test_a_study_is_its_beginners_and_one_from_elsewhere_everybodys(lab):
         vic.ask("of Python elsewhere", print)
     with pytest.raises(TuningError, match="there is no study"):
         bob.ask("of Python elsewhere", print)
+
+
+def test_all_runs_of_a_study_are_shared_and_no_other_runs_it_again(lab):
+    tune = {"study": "of ann", "min_topics": 3, "max_topics": 5}
+    whole = Studies(lab)
+    ann, bob = (whole.seen_by(of(lab, p)) for p in (ANN, BOB))
+    key = ann.begin("0/all.h5ad", {"feature_type": "expression"}, tune)
+    lab.dispatcher.withdraw(key)
+    later = ann.go_on("of ann")
+    ann.share("of ann", ["bob"])
+    assert lab.shared_with(key) == lab.shared_with(later) == ("bob",)
+    with pytest.raises(AccessError):
+        bob.share("of ann", ["*"])
+    # Run again, it would write into Ann's study.
+    for workspace in (of(lab, BOB), of(lab, ANN)):
+        with pytest.raises(JobError, match="gone on with on the Tune page"):
+            workspace.rerun(key)
+
+
+def test_a_study_is_deleted_by_whom_it_belongs_to_with_its_jobs(lab):
+    whole = Studies(lab)
+    ann, bob, ada = (whole.seen_by(of(lab, p)) for p in (ANN, BOB, ADA))
+    optuna.create_study(study_name="from elsewhere", storage=whole.url)
+    optuna.create_study(study_name="of ann", storage=whole.url)
+    for name in ("of ann", "with topics"):
+        spec = {"study": name, "min_topics": 3, "max_topics": 5, "storage": whole.url}
+        key = of(lab, ANN)._submit("demo:pbmc700", {"feature_type": "expression"}, name, kind="tune", tune=spec)
+    with pytest.raises(AccessError):
+        bob.delete("from elsewhere")
+    with pytest.raises(TuningError, match="is run now"):
+        ann.delete("of ann")
+    for key, _ in lab.specs("tune"):
+        lab.dispatcher.withdraw(key)
+    with pytest.raises(JobError, match="goes with its study"):
+        of(lab, ANN).delete(key)
+    with pytest.raises(TuningError, match="not shared with you"):
+        bob.delete("of ann")
+    model = lab.settings.workspace / "model.safetensors"
+    model.write_bytes(b"")
+    predict = {"model": str(model), "study": "with topics", "trial": 3}
+    of(lab, ANN)._submit("demo:pbmc700", {}, "trial 3", kind="predict", predict=predict)
+    with pytest.raises(TuningError, match="the topics of its trials 3 are on cells"):
+        ann.delete("with topics")
+    ann.delete("of ann")
+    ada.delete("from elsewhere")
+    assert optuna.get_all_study_names(whole.url) == []
+    assert [spec["name"] for _, spec in lab.specs("tune")] == ["with topics"]
 
 
 # --- what they do -----------------------------------------------------------------------------------------------------
