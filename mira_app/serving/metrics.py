@@ -147,11 +147,10 @@ class OnDisk(Collector):
 
     def _uploads(self) -> Iterator[Metric]:
         sizes, coming = [], 0
-        if self.uploads.is_dir():
-            for path in self.uploads.iterdir():
-                coming += path.suffix == ".part"
-                if not path.name.startswith("."):
-                    sizes.append(path.stat().st_size)
+        for path in self.uploads.rglob("*") if self.uploads.is_dir() else ():  # each person has a folder in it
+            coming += path.suffix == ".part"
+            if not path.name.startswith(".") and path.is_file():
+                sizes.append(path.stat().st_size)
         yield GaugeMetricFamily("mira_uploads", "Files that were uploaded and are kept", len(sizes))
         yield GaugeMetricFamily("mira_uploads_bytes", "Their size", sum(sizes))
         yield GaugeMetricFamily("mira_uploads_unfinished", "Files that are coming, or were broken off", coming)
@@ -180,6 +179,8 @@ class JobCounts:
         found: Tally[tuple[str, str]] = Tally()
         ended: dict[str, tuple[int, str, str]] = {}
         for folder in self.folder.iterdir():
+            if folder.name.startswith("."):
+                continue  # on its way to be deleted
             written = _written(folder / "status.json")
             known = self._ended.get(folder.name)
             if known is None or known[0] != written:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 import shutil
 from collections.abc import Callable
@@ -100,8 +99,7 @@ class Upload(JSComponent):
     ) -> None:
         self._folder_for, self._limit, self._done = folder_for, limit, done
         self._folder = Path()
-        self._part: Path | None = None
-        self._file: BinaryIO | None = None
+        self._coming: BinaryIO | None = None  # written beside, under a name of no data
         self._name, self._size = "", 0
         super().__init__(**params)
 
@@ -126,31 +124,27 @@ class Upload(JSComponent):
         self._folder.mkdir(parents=True, exist_ok=True)
         if self._size > shutil.disk_usage(self._folder).free - SPARE:
             raise DataError(f"the server's disk has no room for {self._size / 1e9:.1f} GB; ask whoever runs it")
-        self._part = self._folder / f".{secrets.token_hex(8)}.part"
-        self._file = open(self._part, "xb")  # noqa: SIM115 - open while the pieces come
+        part = self._folder / f".{secrets.token_hex(8)}.part"
+        self._coming = open(part, "xb")  # noqa: SIM115 - open while the pieces come
         self.busy = True
-        return self._next()
-
-    def _next(self) -> dict[str, Any]:
-        assert self._file is not None
-        return {"what": "next", "offset": self._file.tell(), "piece": PIECE}
+        return _next(0)
 
     def _piece(self, data: dict[str, Any]) -> dict[str, Any] | None:
-        if self._file is None:
+        file = self._coming
+        if file is None:
             return None  # it was cancelled meanwhile
         piece = bytes(data["data"])
-        if data["offset"] != self._file.tell() or self._file.tell() + len(piece) > self._size:
+        if data["offset"] != file.tell() or file.tell() + len(piece) > self._size:
             raise DataError("the pieces of the file came in disorder; try again")
-        self._file.write(piece)
-        if self._file.tell() < self._size:
+        file.write(piece)
+        if file.tell() < self._size:
             if not piece:
                 raise DataError("the file became shorter while it came; try again")
-            return self._next()
-        self._file.close()
-        assert self._part is not None
+            return _next(file.tell())
+        file.close()
         path = _unused(self._folder / self._name)
-        move_into_place(self._part, path)
-        self._file = self._part = None
+        move_into_place(Path(file.name), path)
+        self._coming = None
         self.busy = False
         self._done(path)
         return {"what": "done", "name": path.name}
@@ -160,13 +154,15 @@ class Upload(JSComponent):
 
     def close(self) -> None:
         """Forget a file that has not come whole."""
-        if self._file is not None:
-            self._file.close()
-        if self._part is not None:
-            with contextlib.suppress(FileNotFoundError):
-                self._part.unlink()
-        self._file = self._part = None
+        if self._coming is not None:
+            self._coming.close()
+            Path(self._coming.name).unlink(missing_ok=True)
+        self._coming = None
         self.busy = False
+
+
+def _next(offset: int) -> dict[str, Any]:
+    return {"what": "next", "offset": offset, "piece": PIECE}
 
 
 def _checked(name: str) -> str:

@@ -40,9 +40,9 @@ def settings(tmp_path) -> Settings:
                              ("annas-4", "failed", "range_test")]:  # fmt: skip
         write_job(settings, key, state, kind)
     (settings.workspace / "jobs" / "no-job").mkdir()
-    settings.uploads.mkdir()
-    (settings.uploads / "annas-cells.h5ad").write_bytes(bytes(1000))
-    (settings.uploads / ".0123.part").write_bytes(bytes(10))
+    (settings.uploads / "anna").mkdir(parents=True)
+    (settings.uploads / "anna" / "annas-cells.h5ad").write_bytes(bytes(1000))
+    (settings.uploads / "anna" / ".0123.part").write_bytes(bytes(10))
     return settings
 
 
