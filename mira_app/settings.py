@@ -86,7 +86,7 @@ class Settings:
     def people(self) -> People:
         """Return who may come in."""
         accounts = Accounts(self.users) if self.users is not None and self.login in ("", "password") else None
-        return People(accounts, self.admins, self.members, self.viewers)
+        return People(accounts, self.admins, self.members, self.viewers, alone=self.login in ("none", "token"))
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Settings:

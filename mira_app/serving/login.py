@@ -26,11 +26,11 @@ from mira_core.files import replace_file
 from .accounts import Accounts
 from .addresses import is_foreign, upwards
 from .audit import Audit
-from .people import HOLDER
 
 logger = logging.getLogger(__name__)
 
 COOKIE = "user"  # the name that Panel knows
+HOLDER = "holder of the token"  # what its cookie calls somebody who has it
 DAYS = 14  # that a login lasts
 AT_MOST = 8  # passwords that may be wrong within `WINDOW`, for one name or from one address
 WINDOW = 300.0  # seconds
@@ -220,8 +220,11 @@ class LogoutPage(RequestHandler):
 def name_in(cookies: Any) -> str | None:
     """Return the name that a browser's cookies prove, as Panel has them (`pn.state.cookies`).
 
-    `pn.state.user` would take a browser's word for it that it is a guest.
+    `pn.state.user` would take a browser's word for it that it is a guest. With one password for all, which
+    ``panel serve --basic-auth PASSWORD`` has, whoever knows it chooses the name, which then proves nothing.
     """
+    if isinstance(told := pn.config.basic_auth, str) and told and not Path(told).is_file():
+        return None
     signed, secret = cookies.get(COOKIE), pn.config.cookie_secret
     if not signed or secret is None:
         return None

@@ -12,7 +12,6 @@ from mira_core.errors import MiraError
 from .accounts import NAME, ROLES, Accounts
 
 EVERYONE = "*"
-HOLDER = "token"  # what somebody is called who has the token
 
 
 class AccessError(MiraError):
@@ -96,22 +95,27 @@ class People:
     admins, members, viewers
         Of those whom somebody else has let in (OAuth, or the login of ``panel serve``). A pattern such as
         ``*@lab.org`` means many. Without members everyone who has been let in is a user.
+    alone
+        Whether whoever comes in is one and the same, as with a token or without a login: names count for nothing.
     """
 
     def __init__(
         self, accounts: Accounts | None = None, admins: Iterable[str] = (), members: Iterable[str] = (),
-        viewers: Iterable[str] = (),
+        viewers: Iterable[str] = (), *, alone: bool = False,
     ) -> None:  # fmt: skip
-        self.accounts = accounts
+        self.accounts, self.alone = accounts, alone
+        self.listed = any((admins, members, viewers))
         self.lists = {"admin": tuple(admins), "viewer": tuple(viewers), "user": tuple(members) or (EVERYONE,)}
 
     def person(self, name: str | None) -> Person:
-        """Return who has this name; without accounts and logins it is `ALONE`, who may do all."""
+        """Return who has this name; None: nothing proves one. Where nothing tells people apart it is `ALONE`."""
+        if self.alone:
+            return ALONE
         if self.accounts is not None:
             account = self.accounts.get(name or "")
             return Person(account.name, account.role) if account else Person(name or "", "")
-        if not name or name == HOLDER:
-            return ALONE
+        if not name:
+            return Person("", "") if self.listed else ALONE
         for named in (True, False):  # who is named counts before who is meant by a pattern
             for role, patterns in self.lists.items():
                 if any(name == p if named else fnmatchcase(name, p) for p in patterns):

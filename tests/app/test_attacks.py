@@ -5,7 +5,6 @@ One real server with accounts, on loopback; each attack is one request or messag
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 
@@ -22,6 +21,7 @@ from mira_app.workspace import Workspace
 from mira_core.data.simulate import simulate_expression
 from mira_core.files import write_json
 
+from ..servers import to_its_end
 from .test_optuna_board import Served, mira_serve, same_origin
 
 PASSWORD = "a long password"
@@ -169,9 +169,9 @@ def test_a_page_of_another_origin_opens_no_websocket(lab, ann, headers):
 
     if headers:
         with pytest.raises(HTTPClientError, match="403"):
-            asyncio.run(connect(headers))
+            to_its_end(connect(headers))
     else:
-        asyncio.run(connect({"Origin": lab.at}))  # its own page does
+        to_its_end(connect({"Origin": lab.at}))  # its own page does
 
 
 def test_a_websocket_without_the_login_of_its_page_is_refused(lab, ann):
@@ -183,7 +183,7 @@ def test_a_websocket_without_the_login_of_its_page_is_refused(lab, ann):
         return await websocket_connect(request, subprotocols=["bokeh", token])
 
     with pytest.raises(HTTPClientError, match="403"):
-        asyncio.run(connect())
+        to_its_end(connect())
 
 
 @pytest.mark.parametrize("path", ["/login", "/optuna/api/studies", "/exports/{key}/report", "/", "/metrics", "/logout"])

@@ -10,7 +10,7 @@ import pytest
 from ..benchmarks.load import Meter, serving
 from ..benchmarks.tabs import Log
 from ..benchmarks.visitors import person
-from ..servers import wait_until
+from ..servers import to_its_end, wait_until
 
 pytestmark = pytest.mark.slow
 PEOPLE, ACTIONS, ROUNDS = 5, 2, 2
@@ -28,7 +28,7 @@ def test_people_who_do_not_think_are_all_answered_and_then_forgotten(tmp_path):
             await asyncio.gather(*people)
 
         for n in range(ROUNDS):
-            asyncio.run(browse(PEOPLE * n))
+            to_its_end(browse(PEOPLE * n))
             work.tend()
             meter.read()
         assert log.errors + Counter(meter.errors()) == {}

@@ -161,7 +161,9 @@ def guarded(tmp_path_factory):
     (folder / "workspace").mkdir()
     storage = f"sqlite:///{folder / 'elsewhere' / 'studies.db'}"
     study = write_study(storage)
-    command = panel_serve("--basic-auth", PASSWORD, "--cookie-secret", "stirred", "--prefix", "/lab")
+    passwords = folder / "passwords.json"
+    passwords.write_text(json.dumps({"me": PASSWORD, "somebody": PASSWORD}))
+    command = panel_serve("--basic-auth", str(passwords), "--cookie-secret", "stirred", "--prefix", "/lab")
     environment = {"MIRA_STORAGE": storage, "MIRA_WORKSPACE": str(folder / "workspace"), "MIRA_ADMINS": "me"}
     served = Served(folder, command, "/lab/mira_app", **environment)
     served.study, served.storage = study, storage

@@ -10,6 +10,7 @@ import optuna
 import pytest
 
 from mira_app.serving.accounts import Accounts
+from mira_app.serving.login import name_in
 from mira_app.serving.people import ALONE, AccessError, People, Person
 from mira_app.settings import Settings
 from mira_app.studies import Studies
@@ -81,9 +82,29 @@ def test_who_oauth_lets_in_is_what_the_lists_say(name, role):
 
 def test_who_has_the_server_to_themselves_may_do_all():
     assert People().person(None) is ALONE
-    assert People().person("token") is ALONE
+    for login, name in (("none", None), ("none", "ann"), ("token", "holder of the token"), ("token", "ann")):
+        assert Settings(login=login, members=("bob",)).people().person(name) is ALONE
     assert ALONE.owns("")
     assert ALONE.owns("ann")
+
+
+def test_with_lists_who_has_no_name_does_not_come_in():
+    assert People(members=["*"]).person(None) == Person("", "")
+    assert People(admins=["ada"]).person("") == Person("", "")
+
+
+def test_one_password_for_all_proves_no_name(tmp_path, monkeypatch):
+    import panel as pn
+    from tornado.web import create_signed_value
+
+    cookies = {"user": create_signed_value("stirred", "user", "ada").decode()}
+    monkeypatch.setattr(pn.config, "cookie_secret", "stirred")
+    assert name_in(cookies) == "ada"
+    monkeypatch.setattr(pn.config, "basic_auth", "known to all")
+    assert name_in(cookies) is None
+    (tmp_path / "passwords.json").write_text('{"ada": "hers"}')
+    monkeypatch.setattr(pn.config, "basic_auth", str(tmp_path / "passwords.json"))
+    assert name_in(cookies) == "ada"
 
 
 @pytest.mark.parametrize("name", ["../ann", "..", ".", "a/b", "ann\n", "\0", "a" * 300, "ünï", "_" * 17])
