@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import Counter
 
 import pytest
+import requests
 
 from ..benchmarks.load import Meter, serving
 from ..benchmarks.tabs import Log
@@ -28,6 +28,8 @@ def test_people_who_do_not_think_are_all_answered_and_then_forgotten(tmp_path):
             people = (person(server.url("/"), work, log, seed + i, 0, **once) for i in range(PEOPLE))
             await asyncio.gather(*people)
 
+        requests.get(server.url("/"), timeout=60)
+        assert meter.sessions() > 0  # so that none in the end tells something
         for n in range(ROUNDS):
             to_its_end(browse(PEOPLE * n))
             work.tend()
@@ -36,5 +38,4 @@ def test_people_who_do_not_think_are_all_answered_and_then_forgotten(tmp_path):
         assert log.visits == len([t for name, times in log.times.items() if name.startswith("open ") for t in times])
         assert sum(map(len, log.times.values())) > 2 * log.visits  # they did things besides
         assert meter.rss[1] - meter.rss[0] < LARGEST * PEOPLE
-        assert len(set(re.findall(r"Session (\d+) launching", meter.log()))) >= log.visits  # by which they are counted
         wait_until(lambda: meter.sessions() == 0, 60, "the sessions are dropped")

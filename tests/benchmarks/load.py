@@ -41,6 +41,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import requests
 
 from mira_app.session import PAGES
 from mira_app.settings import Settings
@@ -161,10 +162,7 @@ class Work:
 
 @dataclass
 class Meter:
-    """What the server takes: each second its memory, time of a core and sessions.
-
-    Panel writes into the log when a session begins and ends, if it is to.
-    """
+    """What the server takes: each second its memory, time of a core and sessions."""
 
     server: Server
     at: list[float] = field(default_factory=list)
@@ -186,11 +184,10 @@ class Meter:
         return Path(self.server.log.name).read_text(errors="replace")
 
     def sessions(self) -> int:
-        """Return how many sessions there are."""
-        there: set[str] = set()
-        for session, told in re.findall(r"Session (\d+) (launching|destroyed)", self.log()):
-            (there.add if told == "launching" else there.discard)(session)  # the end is told twice
-        return len(there)
+        """Return how many sessions the server has in memory, as it tells itself."""
+        told = requests.get(self.server.url("/metrics"), timeout=60).text
+        counts = re.findall(r"^mira_sessions\{.*\} (\S+)$", told, re.MULTILINE)
+        return int(sum(map(float, counts)))
 
     def errors(self) -> list[str]:
         """Return what went wrong in the server, each time with what it said next."""
@@ -213,7 +210,7 @@ def serving(folder: Path, trainings: int, studies: int, log: Log) -> Iterator[tu
     server = Server(
         workspace,
         lambda port: [*MIRA, "serve", "--demo", "--workspace", str(workspace), "--port", str(port)],
-        {"PANEL_LOG_LEVEL": "info"},
+        {},
     )
     work = Work(workspace, trainings, studies, log)
 
