@@ -33,3 +33,15 @@ def login_url(handler: Any) -> str:
     """Return where to log in, relative as all else is."""
     url, prefix = handler.get_login_url(), handler.application.prefix
     return upwards(handler) + url.removeprefix(f"{prefix}/") if url.startswith(f"{prefix}/") else url
+
+
+def asked_from(request: Any, proxied: bool = False) -> str:
+    """Return the address that asks: with a proxy the last that it names, as those before are what others say."""
+    told = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip() if proxied else ""
+    return told or str(request.remote_ip)
+
+
+def is_encrypted(request: Any, proxied: bool = False) -> bool:
+    """Tell whether browsers asked by https: this server, or the proxy before it."""
+    told = request.headers.get("X-Forwarded-Proto", "").rpartition(",")[2].strip() if proxied else ""
+    return (told or request.protocol) == "https"

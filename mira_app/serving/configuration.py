@@ -124,6 +124,8 @@ OPTIONS = (
     Option("prefix", "text", "", "path under which a proxy shows the dashboard, such as /lab", "PATH"),
     Option("origin", "texts", (), "address at which browsers see the dashboard, where it is another than the one "
            "listened on; may be repeated", "HOST[:PORT]"),
+    Option("proxied", "switch", False, "all requests come through a proxy on this machine or before it, which says in "
+           "X-Forwarded-For and X-Forwarded-Proto who asks and how"),
     Option("login", "text", "", "who may come in: anybody (none), who has the token that is printed at the start, who "
            "has an account, or by OAuth; by default anybody on this machine, a token beyond it", "HOW", LOGINS),
     Option("users", "path", None, "file of accounts, which mira users makes; --login password needs it", "FILE"),

@@ -24,7 +24,7 @@ from tornado.web import RequestHandler, decode_signed_value
 from mira_core.files import replace_file
 
 from .accounts import Accounts
-from .addresses import is_foreign, upwards
+from .addresses import asked_from, is_encrypted, is_foreign, upwards
 from .audit import Audit
 
 logger = logging.getLogger(__name__)
@@ -48,10 +48,15 @@ class Login(AuthProvider):
         None: only an account lets in.
     audit
         Where it is noted who came in, and who did not.
+    proxied
+        Whether a proxy says who asks, and how.
     """
 
-    def __init__(self, accounts: Accounts | None = None, token: str | None = None, audit: Audit | None = None) -> None:
-        self.accounts, self.token, self.audit = accounts, token, audit
+    def __init__(
+        self, accounts: Accounts | None = None, token: str | None = None, audit: Audit | None = None, *,
+        proxied: bool = False,
+    ) -> None:  # fmt: skip
+        self.accounts, self.token, self.audit, self.proxied = accounts, token, audit, proxied
         self.failures = Failures()
         super().__init__()
 
@@ -154,7 +159,7 @@ class LoginPage(RequestHandler):
             return
         name = self.get_body_argument("username", "").strip()
         password = self.get_body_argument("password", "", strip=False)
-        here = f"address {self.request.remote_ip}"
+        here = f"address {self._asked_from}"
         failures = self.provider.failures
         if failures.too_many(f"name {name}", here):
             self._show("Too many passwords were wrong. Wait five minutes, then try again.", 429)
@@ -169,20 +174,24 @@ class LoginPage(RequestHandler):
             self._enter(name)
             return
         failures.add(f"name {name}", here)
-        logger.warning("a login as %r from %s was refused", name, self.request.remote_ip)
+        logger.warning("a login as %r from %s was refused", name, self._asked_from)
         self._note(name, "refused")
         self._show("This name and password do not belong together." if accounts else "This is not the token.", 403)
 
+    @property
+    def _asked_from(self) -> str:
+        return asked_from(self.request, self.provider.proxied)
+
     def _enter(self, name: str) -> None:
-        secure = self.request.protocol == "https"
+        secure = is_encrypted(self.request, self.provider.proxied)
         self.set_secure_cookie(COOKIE, name, expires_days=DAYS, httponly=True, secure=secure, samesite="Lax")
-        logger.info("%s has logged in from %s", name, self.request.remote_ip)
+        logger.info("%s has logged in from %s", name, self._asked_from)
         self._note(name, "done")
         self.redirect(_local(self.get_argument("next", "")) or f"{upwards(self)}.")
 
     def _note(self, name: str, outcome: str) -> None:
         if self.provider.audit is not None:
-            self.provider.audit.tell(name[:64], "log in", str(self.request.remote_ip), outcome)
+            self.provider.audit.tell(name[:64], "log in", self._asked_from, outcome)
 
     def _show(self, problem: str = "", status: int = 200) -> None:
         self.set_status(status)

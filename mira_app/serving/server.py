@@ -115,14 +115,14 @@ def _login(told: dict[str, Any]) -> Login | str:
                 f"{accounts.path}"
             )
         print(f"mira: {url}  {where}")
-        return Login(accounts, audit=audit)
+        return Login(accounts, audit=audit, proxied=told["proxied"])
     if how == "token":
         token = told["token"] or secrets.token_urlsafe(32)
         shown = "" if told["token"] else f"login?token={token}"
         print(f"mira: {url}{shown}  {where}")
         if shown:
             print("mira: whoever has this address may come in; give it to nobody else")
-        return Login(token=token, audit=audit)
+        return Login(token=token, audit=audit, proxied=told["proxied"])
     print(f"mira: {url}  {where}")
     if not local:
         print("mira: anybody who reaches this address may come in, and use this machine: --login none was given")

@@ -152,6 +152,27 @@ def test_passwords_cannot_be_guessed(guarded):
     guarded.start()
 
 
+def test_behind_a_proxy_one_persons_guesses_keep_nobody_else_out(tmp_path):
+    Accounts(tmp_path / "users.json").set("anna", PASSWORD)
+    served = Served(tmp_path, mira_serve(tmp_path / "workspace", "--users", str(tmp_path / "users.json"), "--proxied"))
+
+    def log_in_from(address: str, name: str, password: str) -> requests.Response:
+        told = {**same_origin(served.url()), "X-Forwarded-For": address, "X-Forwarded-Proto": "https"}
+        with requests.Session() as person:
+            return log_in(person, served, name, password, headers=told)
+
+    try:
+        # The proxy writes the address it sees behind whatever it was told.
+        codes = [log_in_from(f"10.9.9.{i}, 10.0.0.1", f"name{i}", "guess").status_code for i in range(AT_MOST + 1)]
+        assert codes == [403] * AT_MOST + [429]
+        done = log_in_from("10.0.0.2", "anna", PASSWORD)
+        assert done.status_code == 302
+        assert "Secure" in done.headers["Set-Cookie"]
+        assert '"10.0.0.2"' in (tmp_path / "workspace" / "audit.jsonl").read_text()
+    finally:
+        served.stop()
+
+
 def test_who_has_the_token_comes_in(tmp_path):
     served = Served(tmp_path, mira_serve(tmp_path / "workspace", "--login", "token"))
     try:
