@@ -148,7 +148,7 @@ def app() -> Page:
     everyones, hub, all_studies = shared()
     workspace = everyones.seen_by(everyones.people.who(name_in(pn.state.cookies)))
     if not workspace.person.may("viewer"):
-        told = f"{workspace.person.name} may not come in here. Ask who keeps this server."
+        told = f"{workspace.person.name or 'Who has no name'} may not come in here. Ask who keeps this server."
         return Page(title="mira", logo=asset("logo.svg"), main=[parts.problem(told)], busy_indicator=None)
     studies = all_studies.seen_by(workspace)
     arrived = Arrived()

@@ -232,7 +232,8 @@ def name_in(cookies: Any) -> str | None:
     `pn.state.user` would take a browser's word for it that it is a guest. With one password for all, which
     ``panel serve --basic-auth PASSWORD`` has, whoever knows it chooses the name, which then proves nothing.
     """
-    if isinstance(told := pn.config.basic_auth, str) and told and not Path(told).is_file():
+    told = None if pn.config.oauth_provider else pn.config.basic_auth  # which Panel says is the provider
+    if isinstance(told, str) and told and not Path(told).is_file():
         return None
     signed, secret = cookies.get(COOKIE), pn.config.cookie_secret
     if not signed or secret is None:

@@ -243,7 +243,7 @@ def test_the_clock_may_be_set_while_jobs_run(noting, monkeypatch):
 @pytest.mark.slow
 def test_jobs_wait_for_their_turn_and_all_are_run(workspace):
     people = [workspace.seen_by(lambda name=name: Person(name, "user")) for name in ("ann", "bob")]
-    keys = [person.submit("demo:pbmc700", MODEL) for person in people for _ in range(2)]
+    keys = [person.submit("demo:pbmc700", MODEL, embedding=False) for person in people for _ in range(2)]
     most = 0
 
     def over() -> bool:
@@ -265,7 +265,8 @@ from mira_app.workspace import Workspace
 w = Workspace(Settings((), Path(sys.argv[1]), jobs=1))
 w.dispatcher.wake()
 for _ in range(int(sys.argv[2])):
-    print(w.submit("demo:pbmc700", {"feature_type": "expression", "num_topics": 3, "num_epochs": int(sys.argv[3])}),
+    print(w.submit("demo:pbmc700", {"feature_type": "expression", "num_topics": 3, "num_epochs": int(sys.argv[3])},
+                   embedding=False),
           flush=True)
 time.sleep(1000)
 """

@@ -13,8 +13,9 @@ import html
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
@@ -122,14 +123,19 @@ class Tab:
     data have changed, as a browser does that draws them anew; not the sizes and colours that it tells at first. A
     change that names a model which was never sent is an error: the page of a browser would stand still from then on.
 
+    Parameters
+    ----------
+    headers
+        Sent with each request, such as the cookie of a login.
+
     Attributes
     ----------
     models
         What the page has, by id; also what it had before, as nobody looks through it for garbage.
     """
 
-    def __init__(self, url: str, log: Log) -> None:
-        self.url, self.log = url, log
+    def __init__(self, url: str, log: Log, headers: Mapping[str, str] = MappingProxyType({})) -> None:
+        self.url, self.log, self.headers = url, log, headers
         self.models: dict[str, Model] = {}
         self._missing: list[Sign] = []
         self._answered: asyncio.Future[None] | None = None
@@ -144,28 +150,36 @@ class Tab:
 
     async def open(self, query: str) -> None:
         """Load the page, as far as a person's browser does before it can draw."""
-        page = await AsyncHTTPClient().fetch(f"{self.url}{query}", **NO_LIMIT)
+        page = await AsyncHTTPClient().fetch(f"{self.url}{query}", headers=dict(self.headers), **NO_LIMIT)
         found = TOKEN.search(page.body)
         if found is None:
             raise Unanswered("the page has no token")
-        origin = {"Origin": self.url.rstrip("/")}
-        request = HTTPRequest(f"{self.url.replace('http', 'ws', 1)}ws", headers=origin, **NO_LIMIT)
+        headers = {**self.headers, "Origin": self.url.rstrip("/")}
+        request = HTTPRequest(f"{self.url.replace('http', 'ws', 1)}ws", headers=headers, **NO_LIMIT)
         protocols = ["bokeh", found[1].decode()]
         socket = await websocket_connect(request, subprotocols=protocols, max_message_size=LARGEST)
         self._socket = WebSocketClientConnectionWrapper(socket)
         self._replies["ACK"] = ready = asyncio.get_running_loop().create_future()
         self._reading = asyncio.create_task(self._read())
         await ready
-        reply = await self._reply_to(MESSAGES.create("PULL-DOC-REQ"))
-        self._keep(reply["doc"]["roots"])
+        await self.pull()
         await self.send(event("document_ready"))
         await self._tell_what_arrived()
+
+    async def pull(self) -> None:
+        """Ask for the whole page, which is answered after all that was sent before."""
+        reply = await self._reply_to(MESSAGES.create("PULL-DOC-REQ"))
+        self._keep(reply["doc"]["roots"])
 
     async def send(self, *changes: dict[str, Any]) -> None:
         """Send changes and events; the server does not tell them back."""
         for each in changes:
             if each["kind"] == "ModelChanged":
                 self.models[each["model"]["id"]].has[each["attr"]] = each["new"]
+        await self.say(*changes)
+
+    async def say(self, *changes: dict[str, Any]) -> None:
+        """Send what is not kept, as the page of a browser would not have it."""
         await patch_doc(patch_doc.create_header(), {}, {"events": list(changes)}).send(self._socket)
 
     @contextlib.asynccontextmanager
