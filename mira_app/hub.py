@@ -37,7 +37,8 @@ class Followed(abc.ABC):
 
     key: Hashable
     listeners: dict[int, tuple[Any, Listener]] = field(default_factory=dict)
-    waiting: set[int] = field(default_factory=set)  # listeners that have been told nothing yet
+    waiting: set[int] = field(default_factory=set)  # listeners to be told, though nothing is new since
+    telling: set[int] = field(default_factory=set)  # listeners that have not had their turn since they were told last
 
     @abc.abstractmethod
     def read(self) -> bool:
@@ -212,6 +213,8 @@ class Hub:
 
     def _forget(self, followed: Followed, number: int) -> None:
         followed.listeners.pop(number, None)
+        followed.waiting.discard(number)
+        followed.telling.discard(number)
         if not followed.listeners and self._followed.pop(followed.key, None) is not None:
             self._kept[followed.key] = followed
             while len(self._kept) > KEPT:
@@ -236,14 +239,26 @@ class Hub:
             self._wake.clear()
 
     def _tell(self, followed: Followed, changed: bool) -> None:
+        """Tell listeners; one whose turn has not come since the last time is told later, and then of all at once.
+
+        Else a server with more to draw than it has time for would work off what is long past, and answer nobody.
+        """
         with self._lock:
-            told = dict(followed.listeners) if changed else {n: followed.listeners[n] for n in followed.waiting
-                                                             if n in followed.listeners}  # fmt: skip
-            followed.waiting.clear()
+            wanted = set(followed.listeners) if changed else set(followed.waiting)
+            ready = wanted - followed.telling
+            followed.waiting = wanted - ready
+            followed.telling |= ready
+            told = {n: followed.listeners[n] for n in ready}
         for number, (document, listener) in told.items():
+            turn = functools.partial(self._take_turn, followed, number, listener, followed.told())
             try:
-                document.add_next_tick_callback(functools.partial(listener, *followed.told()))
+                document.add_next_tick_callback(turn)
             except Exception:  # the session has gone
                 logger.debug("a session has gone", exc_info=True)
                 with self._lock:
                     self._forget(followed, number)
+
+    def _take_turn(self, followed: Followed, number: int, listener: Listener, told: tuple[Any, ...]) -> None:
+        with self._lock:
+            followed.telling.discard(number)
+        listener(*told)

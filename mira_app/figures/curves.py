@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,6 +80,7 @@ class Beside:
         self.colour, self.key, self.series = colour, "", Series()
         self.source = ColumnDataSource({"x": [], **{c: [] for c in DRAWN}})
         self.item = LegendItem(label="", renderers=[], visible=False)
+        self.drawn: tuple[Any, ...] = ()  # what is drawn of it, and how
 
 
 class TrainingCurves:
@@ -212,11 +214,14 @@ class TrainingCurves:
         if free is not None or len(self.beside) == MOST_BESIDE:
             return free
         b = Beside(categories(MOST_BESIDE + 2)[2 + len(self.beside)])
-        lines = {column: self._line(column, b) for column in self.figures}
-        b.item.renderers = [lines["loss"]]
-        self.beside.append(b)
-        (legend,) = self.figures["loss"].legend
-        legend.items = [*(b.item for b in self.beside), *self._items.values()]
+        page = self.figures["loss"].document
+        # Else Bokeh goes through all that the page has, for each line.
+        with page.models.freeze() if page is not None else contextlib.nullcontext():
+            lines = {column: self._line(column, b) for column in self.figures}
+            b.item.renderers = [lines["loss"]]
+            self.beside.append(b)
+            (legend,) = self.figures["loss"].legend
+            legend.items = [*(b.item for b in self.beside), *self._items.values()]
         return b
 
     # --- points ---------------------------------------------------------------------------------
@@ -270,6 +275,10 @@ class TrainingCurves:
                 self._draw_beside(b)
 
     def _draw_beside(self, b: Beside) -> None:
+        wanted = id(b.series), len(b.series.steps), self.smoothing, self.by_epoch, per_epoch(b.series)
+        if wanted == b.drawn:
+            return
+        b.drawn = wanted
         rows, steps = b.series.chosen(MAX_BESIDE), b.series.steps
         values = {c: b.series.smoothed(c, self.smoothing) if c in NOISY else steps[c] for c in DRAWN}
         b.source.data = {
@@ -318,6 +327,13 @@ class TrainingCurves:
             if b is not None:
                 b.key, b.series = key, series
                 b.item.update(label={"value": label}, visible=True)
+                self._draw_beside(b)
+
+    def update_beside(self, keys: Iterable[str]) -> None:
+        """Show what is new of other runs that are drawn."""
+        wanted = set(keys)
+        for b in self.beside:
+            if b.key in wanted:
                 self._draw_beside(b)
 
     def show_window(self, start: float, end: float) -> None:

@@ -188,11 +188,19 @@ class TrainPage:
 
                 def told(series: Series, _: jobs.Status, key: str = key) -> None:
                     if key in self._beside:
-                        self._series[key] = series
-                        self._draw_beside()
+                        self._tell_beside(key, series)
 
                 self._beside[key] = self.hub.follow(folder, pn.state.curdoc, told)
         self._draw_beside()
+
+    def _tell_beside(self, key: str, series: Series) -> None:
+        """Take what the hub has read of a run beside; its line alone is drawn anew once it is there."""
+        if self._series.get(key) is not series:
+            self._series[key] = series
+            self._draw_beside()
+        elif not self._behind and self.session.page == "train":
+            self.curves.update_beside([key])
+            self._keep_pace()
 
     def _draw_beside(self) -> None:
         labels = {key: label for label, key in self.compare.options.items()}
@@ -206,15 +214,18 @@ class TrainPage:
     # --- what it does ---------------------------------------------------------------------------
 
     def _told(self, series: Series, status: jobs.Status) -> None:
-        """Take what the hub has read; runs in this session's turn.
-
-        Now and then the browser is asked whether it has kept up, and sent nothing until it answers: one that draws more
-        slowly than points come would have no time left for clicks.
-        """
+        """Take what the hub has read; runs in this session's turn."""
         if self._behind or self.session.page != "train":
             self._latest = series, status
             return
         self._show(series, status)
+        self._keep_pace()
+
+    def _keep_pace(self) -> None:
+        """Now and then ask the browser whether it has kept up, and send it nothing until it answers.
+
+        One that draws more slowly than points come would have no time left for clicks.
+        """
         self._updates += 1
         if self._leave is not None and self._updates % UPDATES == 0:
             self._behind = True
@@ -223,6 +234,7 @@ class TrainPage:
     def _kept_up(self) -> None:
         """Show what came meanwhile."""
         latest, self._latest, self._behind = self._latest, None, False
+        self.curves.update_beside(self._series)
         if latest is not None:
             self._told(*latest)
 

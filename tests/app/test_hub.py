@@ -78,6 +78,27 @@ def test_a_session_that_has_gone_is_forgotten_and_the_others_go_on(tmp_path):
     leave()
 
 
+def test_a_session_that_has_no_time_is_told_once_of_all_that_came_meanwhile(tmp_path):
+    folder, hub = folder_with(tmp_path, 3), Hub(period=0.02)
+    queue, seen, others = [], [], []
+    busy = Document()
+    busy.add_next_tick_callback = queue.append
+    leave = hub.follow(folder, busy, lambda series, _: seen.append(len(series.steps)))
+    leave_other = hub.follow(folder, Document(), lambda series, _: others.append(len(series.steps)))
+    for last in range(4, 14):
+        append(folder, last, last)
+        assert until(lambda: others[-1:] == [last])  # noqa: B023 - within the round
+    assert len(queue) == 1
+    queue.pop()()
+    assert until(lambda: len(queue) == 1), "and of what is new since, though nothing more comes"
+    queue.pop()()
+    assert seen[-1] == 13
+    time.sleep(0.1)
+    assert queue == []
+    leave()
+    leave_other()
+
+
 def test_a_change_of_status_is_told_without_records(tmp_path):
     folder, hub = folder_with(tmp_path, 0), Hub(period=0.02)
     states: list[str] = []

@@ -210,8 +210,15 @@ def test_each_widget_in_jupyterlab_hears_python_and_is_heard(lab, page, tmp_path
     wait_until(lambda: icon.bounding_box()["width"] < 40, PATIENCE, "the icon is drawn, and not its name")
     test.click()
     lab.output(2).get_by_role("button", name="Use these").wait_for()
-    page.evaluate(MODEL, ["BoxAnnotation", "if (model.editable) { model.right = 0.05; return true }"])  # as a hand does
-    lab.output(2).get_by_text("to 0.05").wait_for()
+
+    def dragged() -> bool:  # again where the last of the curve came at the same time
+        page.evaluate(MODEL, ["BoxAnnotation", "if (model.editable) { model.right = 0.05; return true }"])  # as a hand
+        with contextlib.suppress(TimeoutError):
+            lab.output(2).get_by_text("to 0.05").wait_for(timeout=5000)
+            return True
+        return False
+
+    wait_until(dragged, PATIENCE, "the kernel hears of a handle that was dragged")
     lab.output(2).get_by_role("button", name="Use these").click()
     lab.output(2).get_by_text("set on the model").wait_for()
     assert lab.python("print(rates.bounds[1], rates.model.max_learning_rate)") == "0.05 0.05"

@@ -20,18 +20,19 @@ PASSWORD = "a long password"
 ROLES = {"ann": "user", "bob": "user", "vic": "viewer", "ada": "admin"}
 
 
-@pytest.fixture
-def lab(tmp_path):
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
     """A server with four accounts, on which one job runs at a time."""
-    accounts = Accounts(tmp_path / "users.json")
+    folder = tmp_path_factory.mktemp("people")
+    accounts = Accounts(folder / "users.json")
     for name, role in ROLES.items():
         accounts.set(name, PASSWORD, role)
 
     def command(port: int) -> list[str]:
-        return [*MIRA, "serve", "--demo", "--workspace", str(tmp_path / "workspace"), "--port", str(port), "--users",
+        return [*MIRA, "serve", "--demo", "--workspace", str(folder / "workspace"), "--port", str(port), "--users",
                 str(accounts.path), "--jobs", "1"]  # fmt: skip
 
-    server = Server(tmp_path / "workspace", command, {})
+    server = Server(folder / "workspace", command, {})
     yield server
     server.stop()
 
@@ -72,7 +73,52 @@ def choose(page, name: str) -> None:
     row(page, name).locator("input[type=checkbox]").check()
 
 
+def states(lab: Server) -> dict[str, str]:
+    folders = [f for f in (lab.workspace / "jobs").iterdir() if not f.name.startswith(".")]
+    return {jobs.read_spec(f)["name"]: jobs.read_status(f).state for f in folders}
+
+
+def audit(lab: Server) -> list[tuple[str, str]]:
+    lines = map(json.loads, (lab.workspace / "audit.jsonl").read_text().splitlines())
+    return [(line["person"], line["action"]) for line in lines]
+
+
+def test_a_viewer_looks_and_cannot_run_anything(lab, people):
+    vic = people("vic", "?page=model&data=demo:pbmc700")
+    vic.get_by_text("Your role is viewer").wait_for()
+    assert vic.get_by_role("button", name="Train", exact=True).is_disabled()
+    assert vic.get_by_role("button", name="Estimate time and memory").is_disabled()
+    vic.get_by_role("tab", name="Data").click()
+    vic.get_by_role("heading", name="Data").wait_for()
+    assert vic.get_by_text("Drop a file").count() == 0
+    vic.get_by_role("tab", name="Jobs").click()
+    vic.get_by_text("No job yet").wait_for()
+
+
+def test_the_jobs_page_fits(lab, people):
+    ann = people("ann", "")
+    train(ann, "a run with quite a long name of its own", 3)
+    ann.get_by_text("Finished").first.wait_for(timeout=120_000)
+    ann.get_by_role("tab", name="Jobs").click()
+    choose(ann, "a run with quite")
+    ann.get_by_role("button", name="Run again").wait_for()
+    for theme in ("light", "dark"):
+        if theme == "dark":
+            ann.evaluate("document.cookie = 'mira_theme=dark; path=/'")
+            ann.reload()
+            row(ann, "a run with quite").wait_for()
+            choose(ann, "a run with quite")
+            ann.get_by_role("button", name="Run again").wait_for()
+        for width in (1440, 1024, 390):
+            ann.set_viewport_size({"width": width, "height": 900})
+            row(ann, "a run with quite").wait_for()
+            wait_until(lambda w=width: ann.evaluate("document.documentElement.scrollWidth") <= w, 10, f"{width} px fit")
+            shot(ann, f"jobs-{width}-{theme}")
+            assert (ARTEFACTS / f"jobs-{width}-{theme}.png").exists()
+
+
 def test_jobs_wait_are_shared_stopped_and_deleted_by_whom_they_belong_to(lab, people):
+    before = len(audit(lab))
     ann, bob = people("ann", ""), people("bob", "")
     train(ann, "of ann", 100_000)
     ann.get_by_text("Running").first.wait_for()
@@ -110,42 +156,5 @@ def test_jobs_wait_are_shared_stopped_and_deleted_by_whom_they_belong_to(lab, pe
     ann.get_by_role("button", name="Delete for ever").click()
     wait_until(lambda: "of ann" not in states(lab), 20, "the job has gone")
     row(ann, "of ann").wait_for(state="detached")
-    lines = [json.loads(line) for line in (lab.workspace / "audit.jsonl").read_text().splitlines()]
-    told = [(line["person"], line["action"]) for line in lines if line["action"] != "log in"]
+    told = [(person, action) for person, action in audit(lab)[before:] if action != "log in"]
     assert told == [("ann", "begin fit"), ("bob", "begin fit"), ("ann", "share"), ("ada", "stop"), ("ann", "delete")]
-
-
-def states(lab: Server) -> dict[str, str]:
-    folders = [f for f in (lab.workspace / "jobs").iterdir() if not f.name.startswith(".")]
-    return {jobs.read_spec(f)["name"]: jobs.read_status(f).state for f in folders}
-
-
-def test_a_viewer_looks_and_cannot_run_anything(lab, people):
-    vic = people("vic", "?page=model&data=demo:pbmc700")
-    vic.get_by_text("Your role is viewer").wait_for()
-    assert vic.get_by_role("button", name="Train", exact=True).is_disabled()
-    assert vic.get_by_role("button", name="Estimate time and memory").is_disabled()
-    vic.get_by_role("tab", name="Data").click()
-    vic.get_by_role("heading", name="Data").wait_for()
-    assert vic.get_by_text("Drop a file").count() == 0
-    vic.get_by_role("tab", name="Jobs").click()
-    vic.get_by_text("No job yet").wait_for()
-
-
-@pytest.mark.parametrize("width", [1440, 1024, 390])
-def test_the_jobs_page_fits(lab, people, width):
-    ann = people("ann", "")
-    train(ann, "a run with quite a long name of its own", 3)
-    ann.get_by_text("Finished").first.wait_for(timeout=120_000)
-    ann.get_by_role("tab", name="Jobs").click()
-    ann.set_viewport_size({"width": width, "height": 900})
-    choose(ann, "a run with quite")
-    ann.get_by_role("button", name="Run again").wait_for()
-    for dark in (False, True):
-        if dark:
-            ann.evaluate("document.cookie = 'mira_theme=dark; path=/'")
-            ann.reload()
-            row(ann, "a run with quite").wait_for()
-        shot(ann, f"jobs-{width}-{'dark' if dark else 'light'}")
-        assert ann.evaluate("document.documentElement.scrollWidth") <= width
-    assert (ARTEFACTS / f"jobs-{width}-dark.png").exists()
