@@ -12,6 +12,7 @@ import hashlib
 import html
 import json
 import random
+import re
 
 import pytest
 import requests
@@ -19,7 +20,6 @@ from optuna.storages import RDBStorage
 
 from mira_app.serving.accounts import Accounts
 from mira_app.serving.people import Person
-from mira_app.session import PAGES
 from mira_app.settings import Settings
 from mira_app.workspace import Workspace
 
@@ -38,7 +38,8 @@ HOSTILE = (
     MARKUP, "../../users.json", "", "x" * 10_000, 10**30, -1, 0.5, NAN, None, True, [], [MARKUP],
     {"a": MARKUP}, [[0, 1], [2, 3]], {"type": "object", "name": "Plot", "id": "p9999"},
 )  # fmt: skip
-MESSAGES = 150  # by chance of all that can be said so, on each page
+PRESSED = re.compile("Button|Switch|Checkbox|FileDownload")  # what acts when it is pressed
+MESSAGES = 100  # by chance of all that can be said so, on each page
 FIELDS = ("value", "value_input", "active", "indices", "search", "filters", "expanded", "page", "data")
 CLICK = {"node": "click", "data": {"type": "map", "entries": []}}
 
@@ -96,7 +97,9 @@ async def forge(lab, name: str, page: str) -> dict[str, Model]:
         for model in list(tab.models.values()):
             if "disabled" in model.has:
                 await tab.send(change(model, "disabled", False))
-        for model in [m for m in tab.models.values() if isinstance(m.has.get("data"), dict) and m.id not in sent]:
+        for model in [
+            m for m in tab.models.values() if PRESSED.search(str(m.has.get("class_name"))) and m.id not in sent
+        ]:
             sent.add(model.id)
             await tab.send(event("dom_event", model=model, **CLICK))
             with contextlib.suppress(KeyError):
@@ -115,7 +118,7 @@ async def forge(lab, name: str, page: str) -> dict[str, Model]:
             await tab.send(change(model, "indices", [0]))
         if isinstance(model.has.get("data"), dict) and "columns" in model.has:
             await tab.send(event("cell-click", model=model, column="index", row=0))
-    for _ in range(3):  # what asks whether it is meant is pressed, too
+    for _ in range(2):  # what asks whether it is meant is pressed, too
         await press()
         await settle()
     told = [(m, name, v) for m in tab.models.values() for name in FIELDS if name in m.has for v in HOSTILE]
@@ -129,8 +132,6 @@ async def forge(lab, name: str, page: str) -> dict[str, Model]:
         for geometry in ({"type": "point", "x": NAN, "y": ENDLESS}, {"type": "poly", "x": [1], "y": []}):
             if model.type == "Figure":
                 await tab.send(event("selectiongeometry", model=model, geometry=geometry, final=True))
-    sent.clear()
-    await press()
     await settle()
     await tab.close()
     return tab.models
@@ -149,7 +150,7 @@ async def look(lab, log: Log) -> None:
     await tab.close()
 
 
-@pytest.mark.parametrize(("name", "page"), [*(("vic", page) for page in PAGES), ("bob", "tune"), ("bob", "jobs")])
+@pytest.mark.parametrize(("name", "page"), [("vic", "train"), ("vic", "jobs"), ("bob", "jobs")])
 def test_forged_messages_change_nothing_of_others_and_stop_nobody(lab, name, page):
     before, studied = kept(lab), study_of(lab)
     models = to_its_end(forge(lab, name, page))
