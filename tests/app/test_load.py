@@ -28,7 +28,7 @@ def test_people_who_do_not_think_are_all_answered_and_then_forgotten(tmp_path):
             people = (person(server.url("/"), work, log, seed + i, 0, **once) for i in range(PEOPLE))
             await asyncio.gather(*people)
 
-        requests.get(server.url("/"), timeout=60)
+        requests.get(server.url("/"), cookies=work.cookies, timeout=60)
         assert meter.sessions() > 0  # so that none in the end tells something
         for n in range(ROUNDS):
             to_its_end(browse(PEOPLE * n))

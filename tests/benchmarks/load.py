@@ -2,12 +2,12 @@
 
     python -m tests.benchmarks.load --minutes 30 --users 25 --trainings 5 --studies 2
 
-A real server; trainings and studies that run all the time, each followed by another when it has ended; people without
-browsers (`tests.benchmarks.visitors`), who come, look, think, and leave; and one real headless Chromium that watches a
-run. Told are the times from what somebody does until the server has sent what they wait to see; the server's memory,
-sessions and share of a core; and errors: of requests and websockets, in the server's log and the browser's console, of
-jobs that failed, and actions that were not answered. It ends with status 1 unless 95 % of all actions were answered
-within a second, memory was flat, and nothing went wrong.
+A real server with an account, as whose trainings and studies give way to it; these run all the time, each followed by
+another when it has ended; people without browsers (`tests.benchmarks.visitors`), who come, look, think, and leave; and
+one real headless Chromium that watches a run. Told are the times from what somebody does until the server has sent what
+they wait to see; the server's memory, sessions and share of a core; and errors: of requests and websockets, in the
+server's log and the browser's console, of jobs that failed, and actions that were not answered. It ends with status 1
+unless 95 % of all actions were answered within a second, memory was flat, and nothing went wrong.
 
 Everything is on one machine: on two cores seven trainings, the people and Chromium take what the server would have on
 a larger one. That is meant, as those who train on their own machine have it so; but compare only what was measured on
@@ -30,6 +30,7 @@ import json
 import os
 import random
 import re
+import secrets
 import signal
 import statistics
 import tempfile
@@ -43,6 +44,8 @@ import numpy as np
 import psutil
 import requests
 
+from mira_app.serving.accounts import Accounts
+from mira_app.serving.people import Person
 from mira_app.session import PAGES
 from mira_app.settings import Settings
 from mira_app.studies import Studies
@@ -60,6 +63,7 @@ ANSWERED = 1.0  # seconds, of 95 %
 GROWTH = 40.0  # MB an hour; what comes and goes with sessions is about as much as that over a quarter of an hour
 JUDGED = 10.0  # minutes, from which memory is judged
 DAY = 1440  # actions of one person
+NAME = "somebody"  # as whom all come in: the jobs of people give way to the server
 DEMO = "demo:pbmc700"
 SMALL = {"feature_type": "expression", "hidden": 32}
 EPOCHS = 3000  # of a training: some minutes beside others
@@ -82,11 +86,14 @@ class Work:
         Name -> key of the runs that have points, and of those of them that run.
     studies
         Names of the studies that have trials.
+    cookies
+        Of the login.
     """
 
     def __init__(self, workspace: Path, trainings: int, studies: int, log: Log) -> None:
-        at_once = trainings + studies + 1
-        self.workspace, self.log = Workspace(Settings(workspace=workspace, demo=True, jobs=at_once)), log
+        whole = Workspace(Settings(workspace=workspace, demo=True, jobs=trainings + studies + 1))
+        self.workspace, self.log = whole.seen_by(lambda: Person(NAME, "admin")), log
+        self.cookies: dict[str, str] = {}
         self.tuned = Studies(self.workspace)
         self.trainings, self.n_studies, self.number = trainings, studies, 0
         self.finished = self.workspace.submit(DEMO, {**SMALL, "num_epochs": 5}, "finished", embedding=False)
@@ -206,13 +213,15 @@ class Meter:
 @contextlib.contextmanager
 def serving(folder: Path, trainings: int, studies: int, log: Log) -> Iterator[tuple[Server, Work]]:
     """Start a server, trainings and studies; give them once they have something to show, and end them."""
-    workspace = folder / "workspace"
-    server = Server(
-        workspace,
-        lambda port: [*MIRA, "serve", "--demo", "--workspace", str(workspace), "--port", str(port)],
-        {},
-    )
+    workspace, accounts, password = folder / "workspace", Accounts(folder / "users.json"), secrets.token_hex(8)
+    accounts.set(NAME, password, "admin")
+    flags = ["--demo", "--workspace", str(workspace), "--users", str(accounts.path)]
+    server = Server(workspace, lambda port: [*MIRA, "serve", *flags, "--port", str(port)], {})
     work = Work(workspace, trainings, studies, log)
+    with requests.Session() as person:
+        told = {"username": NAME, "password": password}
+        person.post(server.url("/login"), told, headers={"Origin": server.url()}, timeout=60).raise_for_status()
+        work.cookies = dict(person.cookies)
 
     def ready() -> bool:
         work.tend()
@@ -233,7 +242,10 @@ async def watch(server: Server, work: Work, log: Log, until: float) -> list[floa
     ages: list[float] = []
     async with async_playwright() as playwright:
         chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = await chromium.new_page(viewport={"width": 1440, "height": 900})
+        context = await chromium.new_context(viewport={"width": 1440, "height": 900})
+        told = work.cookies.items()
+        await context.add_cookies([{"name": name, "value": value, "url": server.url()} for name, value in told])
+        page = await context.new_page()
         page.on("console", lambda m: log.error(f"console: {m.text} {m.location['url']}") if m.type == "error" else None)
         page.on("pageerror", lambda e: None if any(h in str(e) for h in HARMLESS) else log.error(f"browser: {e}"))
         while time.monotonic() < until:

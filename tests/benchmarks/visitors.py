@@ -31,6 +31,7 @@ class Work(Protocol):
     runs: dict[str, str]  # name -> key of the runs that have points
     live: dict[str, str]  # those of them that run
     studies: list[str]  # names of the studies that have trials
+    cookies: dict[str, str]  # of the login
 
 
 class Visit:
@@ -44,7 +45,7 @@ class Visit:
 
     def __init__(self, url: str, work: Work, log: Log, rng: random.Random, thinking: float) -> None:
         self.work, self.rng, self.thinking, self.log = work, rng, thinking, log
-        self.tab = Tab(url, log)
+        self.tab = Tab(url, log, {"Cookie": "; ".join(f"{name}={value}" for name, value in work.cookies.items())})
         self.page, self.study = "", ""
         self._seen: set[str] = set()  # pages
         self._run: Model  # chooses the run on the page Train
