@@ -275,7 +275,7 @@ class TrainingCurves:
                 self._draw_beside(b)
 
     def _draw_beside(self, b: Beside) -> None:
-        wanted = id(b.series), len(b.series.steps), self.smoothing, self.by_epoch, per_epoch(b.series)
+        wanted = b.series, len(b.series.steps), self.smoothing, self.by_epoch, per_epoch(b.series)
         if wanted == b.drawn:
             return
         b.drawn = wanted

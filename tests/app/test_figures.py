@@ -169,6 +169,24 @@ def test_other_runs_are_drawn_beside_and_keep_their_colours():
     assert len({x.colour for x in curves.beside}) == 8
 
 
+def test_a_live_run_beside_sends_its_points_alone_and_nothing_when_none_came():
+    curves, live, still = TrainingCurves(), series(30), series(40)
+    curves.update(series(20))
+    curves.compare({"live": ("live", live), "still": ("still", still)})
+    a, b = curves.beside[:2]
+    drawn, sent = [p.renderers for p in curves.figures.values()], []
+    for each in (a, b):
+        each.source.on_change("data", lambda attr, old, new, each=each: sent.append(each.key))
+    live.append(steps(31, 50))
+    curves.update_beside(["live", "still"])
+    assert (sent, len(a.source.data["x"])) == (["live"], 50)
+    curves.update_beside(["live", "still"])
+    assert sent == ["live"]
+    curves.set_view(0.5, False, False)  # which all are drawn anew for
+    assert sent == ["live", "live", "still"]
+    assert [p.renderers for p in curves.figures.values()] == drawn
+
+
 def test_a_pin_stays_where_it_was_put():
     curves, points = TrainingCurves(), series(40)
     points.append([epoch(1)])

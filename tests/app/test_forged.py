@@ -1,7 +1,8 @@
 """What a browser may send that no page would: buttons that are off are pressed, fields are given what they don't offer.
 
-Somebody who only looks, and somebody who runs jobs, send such messages to every page over its websocket, while they
-are shown a job of Ann's and a study. Nothing that is not theirs may change, and the server must go on for others.
+Somebody who only looks, and somebody who runs jobs, send such messages over a page's websocket, while they are shown a
+job of Ann's and a study. What is pressed opens other pages, too. Nothing that is not theirs may change, and the server
+must go on for others.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def done(lab, name: str) -> set[str]:
 async def forge(lab, name: str, page: str) -> dict[str, Model]:
     """Open a page as somebody, and send what a page would not; return what the page then had."""
     chance = random.Random(name + page)
-    tab = Tab(f"{lab.at}/", Log(), {"Cookie": cookie_of(lab, name)})
+    tab = Tab(f"{lab.at}/", Log(), cookies_of(lab, name))
     await tab.open(f"?page={page}&data=demo:simulated&job={lab.key}&study=lungs/0")
     sent: set[str] = set()
 
@@ -137,14 +138,14 @@ async def forge(lab, name: str, page: str) -> dict[str, Model]:
     return tab.models
 
 
-def cookie_of(lab, name: str) -> str:
+def cookies_of(lab, name: str) -> dict[str, str]:
     with entered(lab, name) as person:
-        return "; ".join(f"{c.name}={c.value}" for c in person.cookies)
+        return dict(person.cookies)
 
 
 async def look(lab, log: Log) -> None:
     """Let Ann look at data, as she does with an own page."""
-    tab = Tab(f"{lab.at}/", log, {"Cookie": cookie_of(lab, "ann")})
+    tab = Tab(f"{lab.at}/", log, cookies_of(lab, "ann"))
     async with tab.answered("look", says("Raw counts in X.")):
         await tab.open("?page=data&data=demo:simulated")
     await tab.close()

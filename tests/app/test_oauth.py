@@ -109,7 +109,7 @@ def enter(lab, provider, name: str) -> tuple[requests.Session, requests.Response
 
 async def shown(lab, person: requests.Session) -> dict[str, Model]:
     """Return what the page shows them once it has been drawn."""
-    tab = Tab(lab.url(), Log(), {"Cookie": "; ".join(f"{c.name}={c.value}" for c in person.cookies)})
+    tab = Tab(lab.url(), Log(), dict(person.cookies))
     await tab.open("?page=jobs")
     await tab.close()
     return tab.models

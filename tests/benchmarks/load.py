@@ -9,9 +9,8 @@ they wait to see; the server's memory, sessions and share of a core; and errors:
 server's log and the browser's console, of jobs that failed, and actions that were not answered. It ends with status 1
 unless 95 % of all actions were answered within a second, memory was flat, and nothing went wrong.
 
-Everything is on one machine: on two cores seven trainings, the people and Chromium take what the server would have on
-a larger one. That is meant, as those who train on their own machine have it so; but compare only what was measured on
-equal ones.
+Everything is on one machine: on two cores the people and Chromium take what the server would have on a larger one, and
+trainings, though they give way, share its caches. Compare only what was measured on equal ones.
 
 Memory is flat if the line of least squares through the second half, in which nothing is new to the server, rises by
 less than `GROWTH`. Over less than `JUDGED` minutes it is told, and not judged.

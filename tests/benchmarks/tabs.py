@@ -125,8 +125,8 @@ class Tab:
 
     Parameters
     ----------
-    headers
-        Sent with each request, such as the cookie of a login.
+    cookies
+        Sent with each request, such as that of a login.
 
     Attributes
     ----------
@@ -134,8 +134,9 @@ class Tab:
         What the page has, by id; also what it had before, as nobody looks through it for garbage.
     """
 
-    def __init__(self, url: str, log: Log, headers: Mapping[str, str] = MappingProxyType({})) -> None:
-        self.url, self.log, self.headers = url, log, headers
+    def __init__(self, url: str, log: Log, cookies: Mapping[str, str] = MappingProxyType({})) -> None:
+        self.url, self.log = url, log
+        self.headers = {"Cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())} if cookies else {}
         self.models: dict[str, Model] = {}
         self._missing: list[Sign] = []
         self._answered: asyncio.Future[None] | None = None
@@ -150,7 +151,7 @@ class Tab:
 
     async def open(self, query: str) -> None:
         """Load the page, as far as a person's browser does before it can draw."""
-        page = await AsyncHTTPClient().fetch(f"{self.url}{query}", headers=dict(self.headers), **NO_LIMIT)
+        page = await AsyncHTTPClient().fetch(f"{self.url}{query}", headers=self.headers, **NO_LIMIT)
         found = TOKEN.search(page.body)
         if found is None:
             raise Unanswered("the page has no token")

@@ -45,7 +45,7 @@ class Visit:
 
     def __init__(self, url: str, work: Work, log: Log, rng: random.Random, thinking: float) -> None:
         self.work, self.rng, self.thinking, self.log = work, rng, thinking, log
-        self.tab = Tab(url, log, {"Cookie": "; ".join(f"{name}={value}" for name, value in work.cookies.items())})
+        self.tab = Tab(url, log, work.cookies)
         self.page, self.study = "", ""
         self._seen: set[str] = set()  # pages
         self._run: Model  # chooses the run on the page Train
