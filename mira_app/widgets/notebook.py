@@ -9,6 +9,7 @@ What is put into the notebook has a picture in it, too, which is seen where no s
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import functools
@@ -16,6 +17,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 LOAD = "application/vnd.holoviews_load.v0+json"  # what JupyterLab's extension for Panel runs
 SOON = 300  # milliseconds between two looks at whether a figure has changed
 WAIT = 10  # seconds that a widget waits for the bundle
+DRAWN = 120  # seconds that a browser may take to draw a widget
+BUSY = 2  # seconds after which a kernel that does not come to it is taken to run a cell
 
 # Each widget carries this in place of the bundle. In a notebook that was opened again, its cells may be drawn in any
 # order.
@@ -51,15 +55,30 @@ if (!document.getElementById("mira-icons")) {
   style.textContent = `@font-face { font-family: "Material Icons"; src: url("data:font/woff2;base64,%s") }`
   document.head.appendChild(style)
 }
-// Panel 1.9 sends back whatever it is sent, and Python would append its own points once more.
-const hush = setInterval(() => {
+const mend = setInterval(() => {
   const Manager = window.Bokeh?.Models?.["panel.models.comm_manager.CommManager"]
   if (!Manager) return
-  clearInterval(hush)
-  if (Manager.prototype.hushed) return
-  const changed = Manager.prototype._document_changed
-  Manager.prototype.hushed = true
+  clearInterval(mend)
+  if (Manager.prototype.mended) return
+  const {_document_changed: changed, msg_handler: take} = Manager.prototype
+  Manager.prototype.mended = true
+  // Panel 1.9 sends back whatever it is sent, and Python would append its own points once more.
   Manager.prototype._document_changed = function (event) { if (event.sync !== false) changed.call(this, event) }
+  // It drops what it is sent while it is not drawn yet, even the one half of what comes in two.
+  Manager.prototype.msg_handler = function (message) {
+    const drawn = () => window.Bokeh.index[this.plot_id] || window.PyViz.plot_index?.[this.plot_id]
+    if (!this.waiting && drawn()) return take.call(this, message)
+    if (this.waiting) return void this.waiting.push(message)
+    this.waiting = [message]
+    const until = Date.now() + %d
+    const look = setInterval(() => {
+      if (!drawn() && Date.now() < until) return
+      clearInterval(look)
+      const all = this.waiting
+      this.waiting = null
+      for (const each of all) try { take.call(this, each) } catch (wrong) { console.error(wrong) }
+    }, 50)
+  }
 }, 50)
 }"""
 ICONS = """.material-icons { font: normal 24px/1 "Material Icons"; display: inline-block; letter-spacing: normal;
@@ -92,11 +111,11 @@ class Alone(pn.viewable.Viewer):
     def push(self) -> None:
         """Send what has changed to the notebooks that show it; pages hear of it by themselves.
 
-        Where no browser listens yet it waits. What Panel sends by itself it tries to send for ever.
+        Where no browser listens yet it waits.
         """
         for ref in list(self.__panel__()._models):
             _, _, doc, comm = state._views.get(ref, (None, None, None, None))
-            if comm is not None and comm._comm is not None:
+            if comm is not None and comm._comm is not None and not isinstance(comm._comm, _Unheard):
                 push(doc, comm)
 
     @contextlib.contextmanager
@@ -111,15 +130,23 @@ class Alone(pn.viewable.Viewer):
 
     def _listen(self) -> None:
         """Send what changes, whoever changed it, and lose nothing of it when the browser speaks."""
+        loop = _running_loop()
         for comm, client in self.__panel__()._comms.values():
-            if getattr(client._on_msg, "func", None) != self._heard:
+            if not isinstance(client._handle_msg, _InTurn):
                 client._on_msg = functools.partial(self._heard, client._on_msg)
-                client._on_open = functools.partial(self._opened, comm)
+                client._on_open = _InTurn(loop, functools.partial(self._opened, comm))
+                # all of it, as it catches what is printed meanwhile, by whomever
+                client._handle_msg = _InTurn(loop, client._handle_msg)
+            if isinstance(comm, JupyterComm) and comm._comm is None:
+                comm._comm = _Unheard()
         if self._sends is None:
             self._sends = pn.state.add_periodic_callback(self.push, SOON)
 
     def _opened(self, comm: Any, _: Any) -> None:
+        before = comm._comm
         comm.init()
+        if isinstance(before, _Unheard):
+            before.say_again(comm._comm)
         self.push()
 
     def _heard(self, take: Callable[[Any], None], message: Any) -> None:
@@ -162,6 +189,60 @@ class Alone(pn.viewable.Viewer):
         return {**live, **still, "text/html": both}, about
 
 
+class _Unheard:
+    """Stands for a browser that does not listen yet, and keeps what it is sent, in order.
+
+    Panel would try to send each message by itself again and again, and what came later might arrive first. That is
+    lost if it refers to what the earlier one brings.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def send(self, *args: Any, **kwargs: Any) -> None:
+        self._kept.append((args, kwargs))
+
+    def say_again(self, comm: Any) -> None:
+        for args, kwargs in self._kept:
+            comm.send(*args, **kwargs)
+
+
+class _InTurn:
+    """A function that runs in the kernel's own thread, where widgets change, whichever thread calls it.
+
+    JupyterLab has messages of widgets taken by other threads, so that they are heard while a cell runs. Two threads
+    that send at once mix their messages up. Where a cell runs for long, nobody else sends, and it runs at once.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None, action: Callable[[Any], None]) -> None:
+        self._loop, self._action = loop, action
+
+    def __call__(self, message: Any) -> None:
+        if self._loop is None or _running_loop() is self._loop:
+            return self._action(message)
+        done: Future[None] = Future()
+
+        def run() -> None:
+            if done.set_running_or_notify_cancel():
+                try:
+                    done.set_result(self._action(message))
+                except (Exception, KeyboardInterrupt) as wrong:
+                    done.set_exception(wrong)
+
+        self._loop.call_soon_threadsafe(run)
+        try:
+            return done.result(BUSY)
+        except TimeoutError:
+            return self._action(message) if done.cancel() else done.result()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
 def still_html(words: str, pictures: Sequence[str]) -> str:
     """Return words, which are trusted HTML, and pictures, PNG in base64, as they are seen where no script runs."""
     drawn = "".join(f'<img src="data:image/png;base64,{p}" alt="figure">' for p in pictures)
@@ -193,7 +274,8 @@ def load() -> None:
 
     pn.extension("tabulator", inline=True)
     _lighten()
-    script = LOADED % (json.dumps(_dist("panel-material-ui.bundle.js").decode()).replace("</", "<\\/"), _font())
+    bundle = json.dumps(_dist("panel-material-ui.bundle.js").decode()).replace("</", "<\\/")
+    script = LOADED % (bundle, _font(), 1000 * DRAWN)
     publish_display_data({LOAD: script, "application/javascript": script})
     _loaded.append(script)
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
+
+from mira_app.widgets.notebook import _InTurn
 
 pytestmark = pytest.mark.slow
 
@@ -94,7 +97,7 @@ def test_scripts_are_sent_once_and_none_comes_from_the_network(executed):
 
 # --- ipywidgets: VS Code, Colab, and whatever else knows these ------------------------------------
 
-VSCODE = """
+SQUARES = """
 import optuna
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 import mira_app.widgets as mw
@@ -107,12 +110,12 @@ SOURCE = "view._trials.figures.source.selected"
 
 
 class Kernel:
-    """A kernel in which Panel finds what VS Code sets, and what it says."""
+    """A kernel, and what it says."""
 
-    def __init__(self) -> None:
+    def __init__(self, **environment: str) -> None:
         from jupyter_client.manager import start_new_kernel
 
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "VSCODE_PID": "1", "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
         self.manager, self.client = start_new_kernel(startup_timeout=PATIENCE, env=environment)
         self.sent: list[dict] = []
 
@@ -134,7 +137,12 @@ class Kernel:
     def tell(self, comm: str, content: dict) -> None:
         """Say something over a comm, as the widget in the editor does."""
         data = {"method": "custom", "content": content}
-        message = self.client.session.msg("comm_msg", {"comm_id": comm, "data": data})
+        self.send("comm_msg", {"comm_id": comm, "data": data})
+
+    def send(self, kind: str, content: dict, **header: str) -> None:
+        """Send a message of any kind."""
+        message = self.client.session.msg(kind, content)
+        message["header"].update(header)
         self.client.shell_channel.send(message)
 
     def stop(self) -> None:
@@ -143,14 +151,22 @@ class Kernel:
 
 
 @pytest.fixture
-def kernel():
-    kernel = Kernel()
-    yield kernel
-    kernel.stop()
+def start():
+    """Starts kernels."""
+    started: list[Kernel] = []
+
+    def start(**environment: str) -> Kernel:
+        started.append(Kernel(**environment))
+        return started[-1]
+
+    yield start
+    for kernel in started:
+        kernel.stop()
 
 
-def test_as_an_ipywidget_it_hears_the_editor_and_is_heard(kernel):
-    kernel.run(VSCODE)
+def test_as_an_ipywidget_it_hears_the_editor_and_is_heard(start):
+    kernel = start(VSCODE_PID="1")  # by which Panel knows it
+    kernel.run(SQUARES)
     assert kernel.run("import panel; print(panel.config.comms)") == "vscode"
     (shown,) = [m["content"]["data"] for m in kernel.sent if m["msg_type"] == "execute_result"]
     comm = shown["application/vnd.jupyter.widget-view+json"]["model_id"]
@@ -176,3 +192,68 @@ def test_as_an_ipywidget_it_hears_the_editor_and_is_heard(kernel):
     kernel.run("view.selected = [3]")
     heard = [m["content"] for m in kernel.sent[before:] if m["msg_type"] == "comm_msg"]
     assert any(model in json.dumps(m) and "[3]" in json.dumps(m) for m in heard if m["comm_id"] == comm)
+
+
+# --- before a browser listens, and by threads ---------------------------------------------------------
+
+
+WORDS = """
+import panel as pn
+from mira_app.widgets.notebook import Alone
+
+class Words(Alone):
+    column = pn.Column()
+
+    def __panel__(self):
+        return self.column
+
+words = Words()
+words
+"""
+
+
+def test_what_changes_before_the_browser_listens_arrives_in_its_order(start):
+    """What came late was lost: it referred to what was brought by something that Panel was yet to send."""
+    kernel = start()
+    kernel.run(WORDS)
+    ((server, client),) = json.loads(
+        kernel.run("import json; print(json.dumps([[c.id for c in pair] for pair in words.column._comms.values()]))")
+    )
+    kernel.run("words.column.append('first')")
+    kernel.run("words.column.append('second')")
+    assert not [m for m in kernel.sent if m["msg_type"].startswith("comm")]
+    kernel.send("comm_open", {"comm_id": "a-browser", "target_name": client, "data": {}})
+    kernel.run("words.column.append('third')")
+    kernel.run("import asyncio; await asyncio.sleep(1)")
+    (opened,) = [m["content"] for m in kernel.sent if m["msg_type"] == "comm_open"]
+    assert opened["target_name"] == server
+    told = [m["content"]["data"] for m in kernel.sent if m["msg_type"] == "comm_msg"]
+    told = [data for data in told if isinstance(data, str) and data.startswith('{"events"')]
+    arrived = [[w for w in ("first", "second", "third") if f"&lt;p&gt;{w}" in data] for data in told]
+    assert arrived == [["first"], ["second"], ["third"]], told
+
+
+def test_messages_that_other_threads_take_wait_for_their_turn_but_not_for_a_cell():
+    heard: list[tuple[str, threading.Thread]] = []
+    loop = asyncio.new_event_loop()
+    own = threading.Thread(target=loop.run_forever)
+    own.start()
+    hear = _InTurn(loop, lambda message: heard.append((message, threading.current_thread())))
+    hear("while nothing runs")
+    assert heard == [("while nothing runs", own)]
+
+    def fail(message: str) -> None:
+        raise ValueError(message)
+
+    with pytest.raises(ValueError, match="as it is not a number"):
+        _InTurn(loop, fail)("as it is not a number")
+    done = threading.Event()
+    loop.call_soon_threadsafe(done.wait)  # as a cell does that trains
+    hear("while a cell runs")
+    assert heard[1:] == [("while a cell runs", threading.current_thread())]
+    done.set()
+    hear("after it")
+    assert heard[2:] == [("after it", own)]
+    loop.call_soon_threadsafe(loop.stop)
+    own.join()
+    loop.close()

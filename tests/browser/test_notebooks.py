@@ -57,11 +57,12 @@ CELLS = [
     """,
 ]
 # Runs a cell as Shift+Enter does.
-RUN = """async ([index, code]) => {
+RUN = """async ([index, code, seconds]) => {
   const notebook = window.jupyterapp.shell.currentWidget.content
   notebook.activeCellIndex = index
   if (code !== null) notebook.activeCell.model.sharedModel.setSource(code)
-  await window.jupyterapp.commands.execute('notebook:run-cell')
+  const late = new Promise((_, fail) => setTimeout(() => fail(`no end after ${seconds} s: ${code}`), 1000 * seconds))
+  await Promise.race([window.jupyterapp.commands.execute('notebook:run-cell'), late])
 }"""
 # What it printed, which may arrive later than that it has ended.
 TOLD = """(index) => {
@@ -145,7 +146,7 @@ class Lab:
         said = f"(index) => ({TOLD})(index).trim() !== ''"
         until = time.monotonic() + PATIENCE
         while True:
-            self.page.evaluate(RUN, [index, code])
+            self.page.evaluate(RUN, [index, code, PATIENCE])
             if code is None or not code.startswith("print("):
                 return self.page.evaluate(TOLD, index).strip()
             # What is printed while the kernel hears of something can be taken for an answer to that: ask again.
