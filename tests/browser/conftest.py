@@ -27,6 +27,17 @@ MIRA = [sys.executable, "-m", "mira_core.cli"]
 HARMLESS = ("'close' on 'WebSocket'", "Still in CONNECTING state")
 
 
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
 @pytest.fixture(scope="session")
 def browser():
     if CHROMIUM is None:
@@ -50,7 +61,8 @@ def page(browser, request):
     errors: list[str] = []
     page.on("pageerror", lambda e: errors.append(f"{e} {e.stack}") if not any(h in str(e) for h in HARMLESS) else None)
     yield page
-    shot(page, f"end-of-{request.node.name}")
+    if request.node.stash.get(FAILED, False):
+        shot(page, f"end-of-{request.node.name}")
     context.close()
     assert not errors, "\n".join(errors)
 

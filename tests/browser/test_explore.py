@@ -16,7 +16,7 @@ from mira_core.running.parts import predict_cells, write_cells
 from tests.benchmarks.explore import CALL, DRAWN, lasso, store, until
 
 from .conftest import MIRA, Server, shot, wait_until
-from .test_accessibility import in_theme, serious
+from .test_accessibility import serious
 from .test_path import COLOURS, _found, choose
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -261,9 +261,7 @@ def test_many_cells_are_an_image_that_is_zoomed_and_drawn_around(page, explored)
     wait_until(lambda: page.evaluate(COLOURS) == [], 30, "the image again")
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_nothing_serious_in_explore(page, explored, theme):
-    in_theme(page, explored, theme)
+def test_axe_finds_nothing_serious_in_explore(page, explored):
     for tab, shown in {
         "columns": "Click a field", "features": "modelled features", "selection": "Draw around cells",
         "compare": "Compare with", "sets": "The background is",
