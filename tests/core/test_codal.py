@@ -125,7 +125,7 @@ def runs() -> pd.DataFrame:
     for (strength, deviation), seed in itertools.product(STRENGTHS.items(), SEEDS):
         adata = simulate(seed, strength=deviation)
         for name, options in MODELS.items():
-            if name != "CODAL" and seed != SEEDS[0] or name == "no covariate" and strength != "usual":
+            if (name != "CODAL" and seed != SEEDS[0]) or (name == "no covariate" and strength != "usual"):
                 continue
             model = mira.topics.make_model(
                 *adata.shape, feature_type="expression", num_topics=len(TYPES) + 1, seed=seed, **options
