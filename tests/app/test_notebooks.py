@@ -16,7 +16,7 @@ import pytest
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 
-from mira_app.widgets.notebook import _InTurn
+from mira_app.widgets import notebook as in_notebooks
 
 pytestmark = pytest.mark.slow
 
@@ -233,12 +233,13 @@ def test_what_changes_before_the_browser_listens_arrives_in_its_order(start):
     assert arrived == [["first"], ["second"], ["third"]], told
 
 
-def test_messages_that_other_threads_take_wait_for_their_turn_but_not_for_a_cell():
+def test_messages_that_other_threads_take_wait_for_their_turn_but_not_for_a_cell(monkeypatch):
+    monkeypatch.setattr(in_notebooks, "BUSY", PATIENCE)
     heard: list[tuple[str, threading.Thread]] = []
     loop = asyncio.new_event_loop()
     own = threading.Thread(target=loop.run_forever)
     own.start()
-    hear = _InTurn(loop, lambda message: heard.append((message, threading.current_thread())))
+    hear = in_notebooks._InTurn(loop, lambda message: heard.append((message, threading.current_thread())))
     hear("while nothing runs")
     assert heard == [("while nothing runs", own)]
 
@@ -246,12 +247,14 @@ def test_messages_that_other_threads_take_wait_for_their_turn_but_not_for_a_cell
         raise ValueError(message)
 
     with pytest.raises(ValueError, match="as it is not a number"):
-        _InTurn(loop, fail)("as it is not a number")
+        in_notebooks._InTurn(loop, fail)("as it is not a number")
     done = threading.Event()
     loop.call_soon_threadsafe(done.wait)  # as a cell does that trains
+    monkeypatch.setattr(in_notebooks, "BUSY", 0.1)
     hear("while a cell runs")
     assert heard[1:] == [("while a cell runs", threading.current_thread())]
     done.set()
+    monkeypatch.setattr(in_notebooks, "BUSY", PATIENCE)
     hear("after it")
     assert heard[2:] == [("after it", own)]
     loop.call_soon_threadsafe(loop.stop)
