@@ -67,8 +67,8 @@ const mend = setInterval(() => {
   // It drops what it is sent while it is not drawn yet, even the one half of what comes in two.
   Manager.prototype.msg_handler = function (message) {
     const drawn = () => window.Bokeh.index[this.plot_id] || window.PyViz.plot_index?.[this.plot_id]
-    if (!this.waiting && drawn()) return take.call(this, message)
     if (this.waiting) return void this.waiting.push(message)
+    if (drawn()) return take.call(this, message)
     this.waiting = [message]
     const until = Date.now() + %d
     const look = setInterval(() => {

@@ -14,6 +14,7 @@ from mira_app.exploring.cells import Cells
 from mira_app.exploring.values import Values
 from mira_app.figures.embedding import Embedding
 from mira_app.figures.raster import Paint, Raster, Window, inside, rgb
+from mira_app.widgets.explore import modalities
 from mira_app.widgets.explore.features import FeatureInput, complete, named
 from mira_app.widgets.explore.selection import composition
 from mira_app.widgets.explorer import TopicExplorer
@@ -378,6 +379,29 @@ def test_gene_sets_are_tested_and_kept(fitted, explorer, predicted):
     card._test()
     assert "broken.gmt, line 1" in card.working.view.objects[0].object
     fitted.enrichments.clear()  # it is shared
+
+
+def test_a_map_with_one_run_is_not_shown_once_another_is_chosen(fitted, predicted, monkeypatch):
+    fewer = ad.AnnData(obs=predicted.obs, obsm={"X_topic_compositions": np.full((predicted.n_obs, 2), 0.5)})
+    runs = {"of all": predicted, "of two": fewer}
+    cells = {key: Cells(adata) for key, adata in runs.items()}
+    explorer = TopicExplorer(fitted, predicted, others=(lambda: {key: key for key in runs}, cells.__getitem__))
+    explorer.part = "modalities"
+    card = explorer._made["modalities"]
+    card.choice.value = "of all"
+    card._embed()
+    assert len(card.maps_at.objects) == len(card.maps) == 2
+    shown = card.maps
+
+    def meanwhile(x, progress):
+        card.choice.value = "of two"
+        return np.zeros((len(x), 2), np.float32)
+
+    monkeypatch.setattr(modalities, "embed", meanwhile)
+    card._embed()
+    assert card.other.K == 2
+    assert card.maps is shown  # no other was made
+    assert card.maps_at.objects == card.mapping.view.objects == []
 
 
 def test_topics_of_two_modalities_are_correlated(fitted, predicted):

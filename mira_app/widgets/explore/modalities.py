@@ -86,6 +86,7 @@ class ModalitiesCard:
             return second, analysis.correlate_topics(first.named, second.named)
 
         def done(got: tuple[Cells, pd.DataFrame]) -> None:
+            self.mapping.stop()  # that of another run, which may be on its way
             self.other, self.frame = got
             self.figure.root.title.text = "Correlation of topics: here by row, of the other modality by column"
             self.figure.update(self.frame)
@@ -115,15 +116,17 @@ class ModalitiesCard:
                 (one.obs_names.to_numpy(str)),
             )
 
-        self.mapping.run("Making a map of both modalities; of many cells this takes minutes:", work, self._show)
+        self.mapping.run(
+            "Making a map of both modalities; of many cells this takes minutes:",
+            work,
+            lambda got: self._show(*got, second.K),
+        )
 
-    def _show(self, got: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]) -> None:
-        xy, one, two, names = got
-        assert self.other is not None
+    def _show(self, xy: np.ndarray, one: np.ndarray, two: np.ndarray, names: np.ndarray, others: int) -> None:
         self.maps, boxes = [], []
         for main, K, title in (
             (one, self.explorer.cells.K, "this modality"),
-            (two, self.other.K, "the other modality"),
+            (two, others, "the other modality"),
         ):
             figure = Embedding(xy, names, height=420)
             levels, colours = tuple(f"topic {k}" for k in range(K)), topic_colours(K)
