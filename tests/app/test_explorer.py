@@ -361,6 +361,24 @@ def test_batches_have_effects_and_mix(corrected):
     assert "batches" not in TopicExplorer(None, adata)._makers  # which only a model tells
 
 
+def test_a_mixing_is_not_shown_once_another_column_is_chosen(corrected, monkeypatch):
+    explorer = TopicExplorer(*corrected)
+    explorer.part = "batches"
+    card = explorer._made["batches"]
+    card.labels.value, measure = "kind", batches.mixing
+
+    def meanwhile(*asked):
+        card.labels.value = "batch"
+        return measure(*asked)
+
+    monkeypatch.setattr(batches, "mixing", meanwhile)
+    card._measure()
+    assert card.measured.objects == card.measuring.view.objects == []
+    monkeypatch.undo()
+    card._measure()
+    assert card.measured.objects
+
+
 def test_gene_sets_are_tested_and_kept(fitted, explorer, predicted):
     explorer.part = "sets"
     card = explorer._made["sets"]
@@ -379,6 +397,19 @@ def test_gene_sets_are_tested_and_kept(fitted, explorer, predicted):
     card._test()
     assert "broken.gmt, line 1" in card.working.view.objects[0].object
     fitted.enrichments.clear()  # it is shared
+
+
+def test_a_comparison_is_not_shown_once_none_is_chosen(fitted, predicted):
+    def fetch(_: str) -> Cells:
+        if card.choice.value:
+            card.choice.value = ""
+        return Cells(predicted)
+
+    explorer = TopicExplorer(fitted, predicted, others=(lambda: {"a run": "a run"}, fetch))
+    explorer.part = "compare"
+    card = explorer._made["compare"]
+    card.choice.value = "a run"
+    assert (explorer.beside, card.body.objects, card.working.view.objects) == ("", [], [])
 
 
 def test_a_map_with_one_run_is_not_shown_once_another_is_chosen(fitted, predicted, monkeypatch):

@@ -79,6 +79,7 @@ class BatchCard:
 
     def _warn(self) -> None:
         batch, label = self.batch.value, self.labels.value
+        self.measuring.stop()  # that of other columns, which may be on its way
         self.measured.objects = []
         if not batch or not label or batch == label:
             self.warning.objects = []

@@ -80,6 +80,7 @@ class CompareCard:
         if event.new:
             self._compare(event.new)
         else:
+            self.working.stop()
             self.body.objects = []
 
     def _compare(self, key: str) -> None:
