@@ -7,7 +7,7 @@ import gc
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import panel as pn
 import panel_material_ui as pmui
@@ -17,6 +17,7 @@ from panel.io.resources import LOCAL_DIST
 
 from .figures.colours import ACCENT, ACCENT_ON_DARK
 from .hub import Hub
+from .lighter import lighten
 from .ordered import keep_order
 from .pages import parts
 from .pages.data import DataPage
@@ -26,6 +27,7 @@ from .pages.model import ModelPage
 from .pages.now import Now
 from .pages.train import TrainPage
 from .pages.tune import TunePage
+from .scripted import Scripted
 from .serving import upgrading
 from .serving.login import name_in
 from .session import PAGES, Session
@@ -117,7 +119,7 @@ class Off(param.Boolean):
         """Do nothing."""
 
 
-class Page(pmui.Page):
+class Page(Scripted, pmui.Page):
     """A page that is not told each time that any session of the server is busy.
 
     Telling it walks the whole document, some 20 ms of the server for every page, whichever of them is used; and the
@@ -125,12 +127,16 @@ class Page(pmui.Page):
     """
 
     busy = Off(default=False)
+    scripts: ClassVar = {
+        "dark_theme": "document.cookie = `mira_theme=${cb_obj.dark_theme ? 'dark' : 'light'}; path=/; max-age=31536000`"
+    }
 
 
 def app() -> Page:
     """Build the page for one session."""
     pn.extension("tabulator")
     keep_order()
+    lighten()
     # After a restart of the server an open page comes back by itself. It has to load again, since the new session
     # knows nothing of the old one's models; the URL holds what was looked at.
     pn.config.reconnect = True
@@ -190,7 +196,7 @@ def app() -> Page:
     menu.param.watch(lambda e: setattr(session, "page", PAGES[e.new]) if e.new is not None else None, "active")
 
     dark = pn.state.cookies.get("mira_theme") == "dark"
-    page = Page(
+    return Page(
         title="mira",
         logo=asset("logo.svg"),
         favicon=asset("logo.svg"),
@@ -202,6 +208,3 @@ def app() -> Page:
         main_width=1600,
         sx=HEAD,
     )
-    remember = "document.cookie = `mira_theme=${cb_obj.dark_theme ? 'dark' : 'light'}; path=/; max-age=31536000`"
-    page.jscallback(dark_theme=remember)
-    return page

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import html
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import panel as pn
 import panel_material_ui as pmui
@@ -14,6 +14,7 @@ from mira_core.errors import JobError
 
 from .. import downloads
 from ..downloads import DOWNLOADS, Download
+from ..scripted import Scripted
 from ..styles import GRID
 from ..workspace import Workspace
 from . import parts
@@ -45,6 +46,18 @@ else {
 ICONS = {"data": "dataset", "report": "article", "tables": "table_chart", "methods": "notes", "script": "terminal"}
 
 
+class _Saving(Scripted, pn.widgets.TextInput):
+    """Has the browser save what it is set to link to."""
+
+    scripts: ClassVar = {"value": SAVE}
+
+
+class _Copying(Scripted, pmui.Button):
+    """Copies a text."""
+
+    scripts: ClassVar = {"dom_event": COPY}
+
+
 class ExportsCard:
     """Downloads of one run; each is made when it is first asked for, in a process of its own.
 
@@ -66,20 +79,19 @@ class ExportsCard:
         self.exports = downloads.exports_of(workspace.jobs_folder)
         self._asked = 0
         self._busy: set[tuple[str, str]] = set()
-        self._save = pn.widgets.TextInput(visible=False)
-        self._save.jscallback(value=SAVE)
+        self._save = _Saving(visible=False)
         self._items = {what: _Item(what, asked) for what, asked in DOWNLOADS.items()}
         for what, item in self._items.items():
             parts.on_click(item.button, functools.partial(self._get, what))
         self.text = parts.markup("code", margin=(0, 10), visible=False)
         self._source = pn.widgets.TextInput(visible=False)  # the text as the button copies it
-        self.copy = pmui.Button(label="Copy the methods text", icon="content_copy", variant="text", visible=False,
-                                margin=(0, 10))  # fmt: skip
-        self.copy.js_on_click(args={"source": self._source}, code=COPY)
+        self.copy = _Copying(label="Copy the methods text", icon="content_copy", variant="text", visible=False,
+                             margin=(0, 10))  # fmt: skip
+        self.copy.others = {"source": self._source}
         self.below = pn.Column(sizing_mode="stretch_width", margin=0)
         grid = pn.Column(*(item.view for item in self._items.values()), stylesheets=[GRID],
                          sizing_mode="stretch_width", margin=0)  # fmt: skip
-        self.view = parts.card(grid, self.below, self.text, self.copy, self._save, self._source, heading="Take away")
+        self.view = parts.card(grid, self.below, self.text, self._source, self.copy, self._save, heading="Take away")
         if not downloads.MOUNTED.is_set():
             self.below.objects = [parts.problem(
                 "Exports cannot be downloaded from this server. Start it with mira serve, or with panel serve "

@@ -1,0 +1,135 @@
+"""Bokeh and Panel tell the same with what is kept as when all is worked out anew."""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+import bokeh.model.util as bokeh_models
+import bokeh.models
+import panel as pn
+import panel_material_ui as pmui
+import pytest
+from bokeh.core.property.descriptors import PropertyDescriptor, UnsetValueError
+from bokeh.model import Model
+from bokeh.plotting import figure
+from bokeh.themes import Theme
+from panel.io.resources import Resources
+
+from mira_app import lighter
+
+CLASSES = sorted(
+    (c for c in Model.model_class_reverse_map.values() if c.__module__.startswith("bokeh.models")), key=str
+)
+
+IDS = re.compile(r"id='\w+'")
+
+
+@pytest.fixture(autouse=True)
+def light(monkeypatch):
+    """Lighten for one test."""
+    monkeypatch.setattr(PropertyDescriptor, "_get_default", lighter._default)
+    monkeypatch.setattr(bokeh_models, "visit_immediate_value_references", lighter._visit_references)
+    monkeypatch.setattr(Resources, "extra_resources", lighter._extra_resources)
+
+
+def plainly(monkeypatch):
+    monkeypatch.undo()
+
+
+def values(model: Model) -> dict[str, object]:
+    told = {}
+    for name in model.properties():
+        try:
+            told[name] = getattr(model, name)
+        except UnsetValueError:
+            told[name] = UnsetValueError
+    return {k: v for k, v in told.items() if not isinstance(v, Model)}
+
+
+def test_defaults_are_those_of_bokeh_for_every_model(monkeypatch):
+    made = []
+    for cls in CLASSES:
+        try:
+            made += [(cls(), cls(), cls())]
+        except Exception:  # abstract, or wants arguments
+            continue
+    assert len(made) > 200
+    for _, first, second in made:
+        values(first), values(second)  # the first is worked out, the second kept
+    kept = [values(second) for _, _, second in made]
+    plainly(monkeypatch)
+    for (plain, _, _), told in zip(made, kept, strict=True):
+        assert IDS.sub("", str(values(plain))) == IDS.sub("", str(told)), type(plain)
+
+
+def test_a_theme_changes_defaults_and_another_takes_them_back():
+    a, b = figure(), figure()
+    usual = b.xaxis[0].axis_line_width
+    assert usual != 7
+    Theme(json={"attrs": {"Axis": {"axis_line_width": 7}}}).apply_to_model(a.xaxis[0])
+    assert (a.xaxis[0].axis_line_width, b.xaxis[0].axis_line_width) == (7, usual)
+    Theme(json={}).apply_to_model(a.xaxis[0])
+    assert a.xaxis[0].axis_line_width == usual
+
+
+def test_what_is_changed_in_place_belongs_to_one_model():
+    a, b = bokeh.models.ColumnDataSource(), bokeh.models.ColumnDataSource()
+    a.data["x"] = [1]
+    a.tags.append("mine")
+    assert dict(b.data) == {}
+    assert b.tags == []
+
+
+def test_all_that_a_model_refers_to_is_found(monkeypatch):
+    def page() -> Model:
+        plot = figure(tools="pan,lasso_select", tooltips=[("x", "@x")])
+        plot.scatter("x", "y", source=bokeh.models.ColumnDataSource({"x": [1, 2], "y": [3, 4]}))
+        plot.js_on_event("tap", bokeh.models.CustomJS(args={"a": plot, "b": [bokeh.models.Div()]}, code=""))
+        box = pmui.Select(options=["a", "b"], label="many")
+        return pn.Column(pmui.Card(box, pn.pane.Bokeh(plot)), pn.widgets.Tabulator()).get_root()
+
+    pn.extension("tabulator")
+    root = page()
+    twice = [{m.id for m in root.references()} for _ in range(2)]
+    plainly(monkeypatch)
+    assert twice[0] == twice[1] == {m.id for m in root.references()}
+    assert len(twice[0]) > 30
+
+
+def test_files_of_parts_are_those_of_panel(monkeypatch):
+    pn.extension("tabulator")
+
+    def files() -> list[list[str]]:
+        return [Resources(mode=mode).css_files for mode in ("server", "cdn", "server")]
+
+    light = [files(), files()]
+
+    class Another(pn.custom.JSComponent):
+        """A class that comes later."""
+
+        _esm = "export function render() {}"
+        __css__: ClassVar = ["https://example.org/another.css"]
+
+    Another()
+    light.append(files())
+    plainly(monkeypatch)
+    assert light[2] == files()
+    assert light[0] == light[1]
+    assert any("another.css" in f for f in light[2][0])
+    assert not any("another.css" in f for f in light[0][0])
+
+
+def test_callbacks_are_not_checked_again_and_a_second_call_does_nothing(monkeypatch):
+    plainly(monkeypatch)
+    before = PropertyDescriptor._get_default, bokeh_models.visit_immediate_value_references, Resources.extra_resources
+    try:
+        lighter.lighten()
+        lighter.lighten()
+        assert PropertyDescriptor._get_default is lighter._default
+        assert lighter._work_out is before[0]
+    finally:
+        PropertyDescriptor._get_default, bokeh_models.visit_immediate_value_references, Resources.extra_resources = (
+            before
+        )
+        lighter.settings.perform_error_diagnostics = True
