@@ -20,6 +20,7 @@ from typing import Any
 from mira_core import jobs
 from mira_core.errors import MiraError
 
+from .ordered import together
 from .series import Series
 
 logger = logging.getLogger(__name__)
@@ -250,7 +251,7 @@ class Hub:
             followed.telling |= ready
             told = {n: followed.listeners[n] for n in ready}
         for number, (document, listener) in told.items():
-            turn = functools.partial(self._take_turn, followed, number, listener, followed.told())
+            turn = functools.partial(self._take_turn, followed, number, document, listener, followed.told())
             try:
                 document.add_next_tick_callback(turn)
             except Exception:  # the session has gone
@@ -258,7 +259,10 @@ class Hub:
                 with self._lock:
                     self._forget(followed, number)
 
-    def _take_turn(self, followed: Followed, number: int, listener: Listener, told: tuple[Any, ...]) -> None:
+    def _take_turn(
+        self, followed: Followed, number: int, document: Any, listener: Listener, told: tuple[Any, ...]
+    ) -> None:
         with self._lock:
             followed.telling.discard(number)
-        listener(*told)
+        with together(document):
+            listener(*told)

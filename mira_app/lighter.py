@@ -1,18 +1,21 @@
 """Bokeh's and Panel's bookkeeping, a third of the time of making pages, without what is worked out anew each time.
 
 A page has some hundred models, each with some fifty properties of which most are never set; whoever looks for what a
-model refers to, or writes it, looks at all of them. And for each page the files are looked for that its parts need.
+model refers to, or writes it, looks at all of them. Each change is written beside a list of all models that the browser
+knows. And for each page the files are looked for that its parts need.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 import bokeh.model.util as bokeh_models
 from bokeh.core.has_props import HasProps
 from bokeh.core.property.descriptors import PropertyDescriptor
+from bokeh.core.serialization import Ref, Serializer
 from bokeh.model import Model
+from bokeh.protocol.messages import patch_doc
 from bokeh.settings import settings
 from panel import state
 from panel.io.resources import Resources
@@ -31,6 +34,7 @@ def lighten() -> None:
     settings.perform_error_diagnostics = False
     PropertyDescriptor._get_default = _default  # type: ignore[method-assign]
     bokeh_models.visit_immediate_value_references = _visit_references
+    patch_doc.Serializer = _Serializer
     Resources.extra_resources = _extra_resources  # type: ignore[method-assign]
 
 
@@ -72,6 +76,22 @@ def _visit_references(value: Any, visitor: Callable[[Any], None]) -> None:
 
 def _all_plain(value: Any) -> bool:
     return isinstance(value, list) and set(map(type, value)) <= PLAIN
+
+
+class _Serializer(Serializer):
+    """Writes changes; which models the browser knows is asked of those that are written, and not listed before."""
+
+    def __init__(self, *, references: Set[Model] = frozenset(), **kw: Any) -> None:
+        super().__init__(**kw)
+        self._known = references
+
+    def has_ref(self, obj: Any) -> bool:
+        """Tell whether something is known."""
+        return super().has_ref(obj) or (isinstance(obj, Model) and obj in self._known)
+
+    def get_ref(self, obj: Any) -> Ref | None:
+        """Return how something known is named."""
+        return obj.ref if isinstance(obj, Model) and obj in self._known else super().get_ref(obj)
 
 
 def _extra_resources(self: Resources, found: list[str], kind: str) -> None:

@@ -37,11 +37,8 @@ def keep_order() -> None:
         if document.callbacks.hold_value:  # whoever holds them lets them go
             yield
             return
-        document.hold(policy)
-        try:
+        with _held(document, session, policy):
             yield
-        finally:
-            _let_go(document, session)
 
     def unblocked(self: Any, document: Any) -> bool:
         session = _session(document)
@@ -52,6 +49,26 @@ def keep_order() -> None:
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "panel" and getattr(module, "unlocked", None) is past_bokeh:
             module.unlocked = unlocked  # type: ignore[attr-defined]
+
+
+@contextmanager
+def together(document: Any) -> Iterator[None]:
+    """Let all that is changed meanwhile reach the browser as one message, where `document` is shown by a server."""
+    session = _session(document)
+    if session is None or document.callbacks.hold_value:
+        yield
+        return
+    with _held(document, session, "combine"):
+        yield
+
+
+@contextmanager
+def _held(document: Any, session: Any, policy: Any) -> Iterator[None]:
+    document.hold(policy)
+    try:
+        yield
+    finally:
+        _let_go(document, session)
 
 
 def _session(document: Any) -> Any:
@@ -78,10 +95,18 @@ def _let_go(document: Any, session: Any) -> None:
     panel_document.retrigger_events(document, [e for e in events if e not in changes])
 
     def send() -> None:
-        for change in changes:
-            change.dispatch(session)
+        """Write them as one message, as Bokeh writes each: what is known to the browser is put together for each."""
+        for connection in session._subscribed_connections:
+            wanted = [
+                c for c in changes if not (c.setter is session and connection is session._current_patch_connection)
+            ]
+            if wanted:
+                message = connection.protocol.create("PATCH-DOC", wanted)
+                session._pending_writes.append(connection._socket.send_message(message))
 
+    if not changes:
+        return
     if _is_locked(session):
         send()
-    elif changes:
+    else:
         document.add_next_tick_callback(send)

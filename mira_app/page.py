@@ -7,7 +7,7 @@ import gc
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
@@ -27,7 +27,7 @@ from .pages.model import ModelPage
 from .pages.now import Now
 from .pages.train import TrainPage
 from .pages.tune import TunePage
-from .scripted import Scripted
+from .scripted import script
 from .serving import upgrading
 from .serving.login import name_in
 from .session import PAGES, Session
@@ -61,6 +61,7 @@ THEME = {
 }
 IN_URL = ["page", "data", "recipe", "job", "test", "beside", "study", "part", "trials", "pin", "colour", "feature",
           "column", "tab", "against"]  # fmt: skip
+REMEMBER = "document.cookie = `mira_theme=${cb_obj.dark_theme ? 'dark' : 'light'}; path=/; max-age=31536000`"
 SCRIPTS = ("accessible.js", "recover.js", "tables.js")
 NARROW = "@media (max-width: 640px)"
 HEAD = {
@@ -119,7 +120,7 @@ class Off(param.Boolean):
         """Do nothing."""
 
 
-class Page(Scripted, pmui.Page):
+class Page(pmui.Page):
     """A page that is not told each time that any session of the server is busy.
 
     Telling it walks the whole document, some 20 ms of the server for every page, whichever of them is used; and the
@@ -127,9 +128,6 @@ class Page(Scripted, pmui.Page):
     """
 
     busy = Off(default=False)
-    scripts: ClassVar = {
-        "dark_theme": "document.cookie = `mira_theme=${cb_obj.dark_theme ? 'dark' : 'light'}; path=/; max-age=31536000`"
-    }
 
 
 def app() -> Page:
@@ -149,8 +147,8 @@ def app() -> Page:
         # Back and forward change the URL alone; what it says has to be loaded.
         back = "window.addEventListener('popstate', () => window.location.reload())"
         pn.state.curdoc.js_on_event("document_ready", CustomJS(code=back))
-        for script in SCRIPTS:
-            pn.state.curdoc.js_on_event("document_ready", CustomJS(code=asset(script).read_text()))
+        for name in SCRIPTS:
+            pn.state.curdoc.js_on_event("document_ready", CustomJS(code=asset(name).read_text()))
     everyones, hub, all_studies = shared()
     workspace = everyones.seen_by(everyones.people.who(name_in(pn.state.cookies)))
     if not workspace.person.may("viewer"):
@@ -196,7 +194,7 @@ def app() -> Page:
     menu.param.watch(lambda e: setattr(session, "page", PAGES[e.new]) if e.new is not None else None, "active")
 
     dark = pn.state.cookies.get("mira_theme") == "dark"
-    return Page(
+    page = Page(
         title="mira",
         logo=asset("logo.svg"),
         favicon=asset("logo.svg"),
@@ -208,3 +206,5 @@ def app() -> Page:
         main_width=1600,
         sx=HEAD,
     )
+    script(page, {"dark_theme": REMEMBER})
+    return page

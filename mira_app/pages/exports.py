@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import html
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
@@ -14,7 +14,7 @@ from mira_core.errors import JobError
 
 from .. import downloads
 from ..downloads import DOWNLOADS, Download
-from ..scripted import Scripted
+from ..scripted import script
 from ..styles import GRID
 from ..workspace import Workspace
 from . import parts
@@ -46,18 +46,6 @@ else {
 ICONS = {"data": "dataset", "report": "article", "tables": "table_chart", "methods": "notes", "script": "terminal"}
 
 
-class _Saving(Scripted, pn.widgets.TextInput):
-    """Has the browser save what it is set to link to."""
-
-    scripts: ClassVar = {"value": SAVE}
-
-
-class _Copying(Scripted, pmui.Button):
-    """Copies a text."""
-
-    scripts: ClassVar = {"dom_event": COPY}
-
-
 class ExportsCard:
     """Downloads of one run; each is made when it is first asked for, in a process of its own.
 
@@ -79,15 +67,16 @@ class ExportsCard:
         self.exports = downloads.exports_of(workspace.jobs_folder)
         self._asked = 0
         self._busy: set[tuple[str, str]] = set()
-        self._save = _Saving(visible=False)
+        self._save = pn.widgets.TextInput(visible=False)
+        script(self._save, {"value": SAVE})
         self._items = {what: _Item(what, asked) for what, asked in DOWNLOADS.items()}
         for what, item in self._items.items():
             parts.on_click(item.button, functools.partial(self._get, what))
         self.text = parts.markup("code", margin=(0, 10), visible=False)
         self._source = pn.widgets.TextInput(visible=False)  # the text as the button copies it
-        self.copy = _Copying(label="Copy the methods text", icon="content_copy", variant="text", visible=False,
-                             margin=(0, 10))  # fmt: skip
-        self.copy.others = {"source": self._source}
+        self.copy = pmui.Button(label="Copy the methods text", icon="content_copy", variant="text", visible=False,
+                                margin=(0, 10))  # fmt: skip
+        script(self.copy, {"dom_event": COPY}, source=self._source)
         self.below = pn.Column(sizing_mode="stretch_width", margin=0)
         grid = pn.Column(*(item.view for item in self._items.values()), stylesheets=[GRID],
                          sizing_mode="stretch_width", margin=0)  # fmt: skip
