@@ -20,8 +20,8 @@ LARGEST = 20  # MB that a visit may leave, while its session waits to be dropped
 
 def test_people_who_do_not_think_are_all_answered_and_then_forgotten(tmp_path):
     log = Log()
-    with serving(tmp_path, trainings=1, studies=0, log=log) as (server, work):
-        meter = Meter(server)
+    with serving(tmp_path, trainings=1, studies=0, log=log) as ((server,), work):
+        meter = Meter([server])
 
         async def browse(seed: int) -> None:
             once = {"visits": 1, "actions": (ACTIONS, ACTIONS)}

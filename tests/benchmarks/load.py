@@ -10,7 +10,8 @@ server's log and the browser's console, of jobs that failed, and actions that we
 unless 95 % of all actions were answered within a second, memory was flat, and nothing went wrong.
 
 Everything is on one machine: on two cores the people and Chromium take what the server would have on a larger one, and
-trainings, though they give way, share its caches. Compare only what was measured on equal ones.
+trainings, though they give way, share its caches. Compare only what was measured on equal ones. With ``--servers``
+people come to several, on one workspace, as a proxy would spread them.
 
 Memory is flat if the line of least squares through the second half, in which nothing is new to the server, rises by
 less than `GROWTH`. Over less than `JUDGED` minutes it is told, and not judged.
@@ -34,7 +35,7 @@ import signal
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -168,9 +169,9 @@ class Work:
 
 @dataclass
 class Meter:
-    """What the server takes: each second its memory, time of a core and sessions."""
+    """What the servers take together: each second their memory, time of cores and sessions."""
 
-    server: Server
+    servers: Sequence[Server]
     at: list[float] = field(default_factory=list)
     rss: list[float] = field(default_factory=list)  # MB
     cpu: list[float] = field(default_factory=list)  # seconds
@@ -178,21 +179,20 @@ class Meter:
 
     def read(self) -> None:
         """Look once."""
-        process = psutil.Process(self.server.process.pid)
-        spent = process.cpu_times()
+        processes = [psutil.Process(server.process.pid) for server in self.servers]
         self.at.append(time.monotonic())
-        self.rss.append(process.memory_info().rss / 1e6)
-        self.cpu.append(spent.user + spent.system)
+        self.rss.append(sum(p.memory_info().rss for p in processes) / 1e6)
+        self.cpu.append(sum(sum(p.cpu_times()[:2]) for p in processes))
         self.alive.append(self.sessions())
 
     def log(self) -> str:
-        """Return what the server has said."""
-        return Path(self.server.log.name).read_text(errors="replace")
+        """Return what the servers have said."""
+        return Path(self.servers[0].log.name).read_text(errors="replace")  # all write into one
 
     def sessions(self) -> int:
-        """Return how many sessions the server has in memory, as it tells itself."""
-        told = requests.get(self.server.url("/metrics"), timeout=60).text
-        counts = re.findall(r"^mira_sessions\{.*\} (\S+)$", told, re.MULTILINE)
+        """Return how many sessions the servers have in memory, as they tell themselves."""
+        told = [requests.get(server.url("/metrics"), timeout=60).text for server in self.servers]
+        counts = [n for text in told for n in re.findall(r"^mira_sessions\{.*\} (\S+)$", text, re.MULTILINE)]
         return int(sum(map(float, counts)))
 
     def errors(self) -> list[str]:
@@ -210,15 +210,19 @@ class Meter:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, trainings: int, studies: int, log: Log) -> Iterator[tuple[Server, Work]]:
-    """Start a server, trainings and studies; give them once they have something to show, and end them."""
+def serving(
+    folder: Path, trainings: int, studies: int, log: Log, servers: int = 1
+) -> Iterator[tuple[list[Server], Work]]:
+    """Start servers, trainings and studies; give them once they have something to show, and end them."""
     workspace, accounts, password = folder / "workspace", Accounts(folder / "users.json"), secrets.token_hex(8)
     accounts.set(NAME, password, "admin")
     flags = ["--demo", "--workspace", str(workspace), "--users", str(accounts.path)]
-    server = Server(workspace, lambda port: [*MIRA, "serve", *flags, "--port", str(port)], {})
+    started = [
+        Server(workspace, lambda port: [*MIRA, "serve", *flags, "--port", str(port)], {}) for _ in range(servers)
+    ]
     work = Work(workspace, trainings, studies, log)
     with requests.Session() as person:
-        told = {"username": NAME, "password": password}
+        told, server = {"username": NAME, "password": password}, started[0]
         person.post(server.url("/login"), told, headers={"Origin": server.url()}, timeout=60).raise_for_status()
         work.cookies = dict(person.cookies)
 
@@ -228,10 +232,11 @@ def serving(folder: Path, trainings: int, studies: int, log: Log) -> Iterator[tu
 
     try:
         wait_until(ready, 120, "trainings and studies have something to show")
-        yield server, work
+        yield started, work
     finally:
         work.stop()
-        server.stop()
+        for server in started:
+            server.stop()
 
 
 async def watch(server: Server, work: Work, log: Log, until: float) -> list[float]:
@@ -277,9 +282,10 @@ async def warm(server: Server, work: Work, log: Log) -> None:
     log.visits = 0
 
 
-async def measure(server: Server, work: Work, log: Log, meter: Meter, asked: Any) -> list[float]:
+async def measure(servers: Sequence[Server], work: Work, log: Log, meter: Meter, asked: Any) -> list[float]:
     """Let people come for so many minutes; return what `watch` does."""
-    await warm(server, work, log)
+    for server in servers:
+        await warm(server, work, log)
     until = time.monotonic() + 60 * asked.minutes
 
     async def look() -> None:
@@ -290,9 +296,9 @@ async def measure(server: Server, work: Work, log: Log, meter: Meter, asked: Any
 
     async def come(seed: int) -> None:
         await asyncio.sleep(random.Random(seed).random() * asked.thinking)  # not all at once
-        await person(server.url("/"), work, log, seed, asked.thinking, until)
+        await person(servers[seed % len(servers)].url("/"), work, log, seed, asked.thinking, until)
 
-    watching = watch(server, work, log, until) if asked.browser else asyncio.sleep(0, [])
+    watching = watch(servers[0], work, log, until) if asked.browser else asyncio.sleep(0, [])
     people = [come(asked.seed + i) for i in range(asked.users)]
     ages, *_ = await asyncio.gather(watching, look(), *people)
     return ages
@@ -316,8 +322,8 @@ def report(log: Log, meter: Meter, ages: list[float], asked: Any, own: float) ->
         share = (meter.cpu[now] - meter.cpu[before]) / max(meter.at[now] - meter.at[before], 1e-9)
         print(f"{(meter.at[now] - meter.at[0]) / 60:8.1f} {meter.rss[now]:6.0f} {meter.alive[now]:9} {share:10.0%}")
     whole = meter.at[-1] - meter.at[0]
-    print(f"the server took {(meter.cpu[-1] - meter.cpu[0]) / whole:.0%} of a core of {os.cpu_count()}, the people "
-          f"together {own / whole:.0%}")  # fmt: skip
+    print(f"{asked.servers} server(s) took {(meter.cpu[-1] - meter.cpu[0]) / whole:.0%} of a core of {os.cpu_count()}, "
+          f"the people together {own / whole:.0%}")  # fmt: skip
     for text, n in log.errors.most_common():
         print(f"{n} × {text}")
     growth, judged = meter.growth(), asked.minutes >= JUDGED
@@ -344,12 +350,16 @@ def main() -> int:
     parser.add_argument("--users", type=int, default=25)
     parser.add_argument("--trainings", type=int, default=5)
     parser.add_argument("--studies", type=int, default=2)
+    parser.add_argument("--servers", type=int, default=1, help="on one workspace; people come to one each")
     parser.add_argument("--thinking", type=float, default=8.0, help="seconds between two actions of one, in the mean")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-browser", dest="browser", action="store_false", help="watch no run in a Chromium")
     asked = parser.parse_args()
     log = Log()
-    with tempfile.TemporaryDirectory() as folder, serving(Path(folder), asked.trainings, asked.studies, log) as served:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serving(Path(folder), asked.trainings, asked.studies, log, asked.servers) as served,
+    ):
         meter = Meter(served[0])
         before = time.process_time()
         ages = asyncio.run(measure(*served, log, meter, asked))
