@@ -72,6 +72,8 @@ class LiveTable:
             self._quiet = False
 
     def _take(self) -> None:
+        if self.table is not None and any(key not in pn.state._views for key in self.table._models):
+            return  # the page has been left, while this was on its way
         self._waits = False
         self._due = time.monotonic() + self.every
         frame = self._newest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.server
 import json
 import os
@@ -17,15 +18,20 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+import requests
 import yaml
 
 from mira_app.serving import configuration
+from mira_app.serving.accounts import Accounts
 
-from ..servers import free_port
+from ..benchmarks.tabs import Log, Tab, labelled
+from ..browser.conftest import MIRA, Server
+from ..servers import free_port, need, to_its_end, wait_until
 
 DEPLOY = Path(__file__).parents[2] / "assets" / "deploy"
 TOML, UNIT, COMPOSE = DEPLOY / "mira.toml", DEPLOY / "mira.service", DEPLOY / "compose.yaml"
 DOCKERFILE, NGINX = DEPLOY / "Dockerfile", DEPLOY / "nginx.conf"
+PEOPLE = 12  # of whom all come to the same of two servers once in 2,048 times
 
 
 def parse(command: list[str]) -> argparse.Namespace:
@@ -138,5 +144,79 @@ def test_the_proxy_shows_what_the_file_of_options_serves():
     assert text.count("{") == text.count("}")
     assert f"location {told['prefix']}/ {{" in text
     assert f"location = {told['prefix']}/metrics {{" in text
-    assert f"proxy_pass http://{told['address']}:{told['port']};" in text
+    assert "proxy_pass http://mira;" in text
+    assert f"server {told['address']}:{told['port']};" in text
     assert f"server_name {told['origin'][0]};" in text
+
+
+class BelowPrefix(Server):
+    """A server that answers below its prefix only."""
+
+    def start(self) -> None:
+        self.path = "/lab"
+        super().start()
+
+    def answers(self) -> bool:
+        with contextlib.suppress(requests.ConnectionError):
+            return requests.get(self.url("/health"), timeout=5).ok
+        return False
+
+
+async def open_page(url: str, cookies: dict[str, str], log: Log) -> None:
+    tab = Tab(url, log, cookies)
+    async with tab.answered("open", labelled("num_topics")):
+        await tab.open("?page=model&data=demo:pbmc700")
+    await tab.close()
+
+
+def site_of(port: int, folder: Path, servers: list[Server]) -> str:
+    """The site as it is shipped, without encryption, in front of other servers."""
+    site = re.sub(r"\n    ssl_certificate.*", "", NGINX.read_text())
+    for old, new in {
+        "listen 443 ssl;": f"listen 127.0.0.1:{port};",
+        "/var/log/nginx/mira.log": str(folder / "access.log"),
+        "log_format mira '": "log_format mira '$upstream_addr $cookie_user ",
+        "    server 127.0.0.1:5006;": "\n".join(f"    server 127.0.0.1:{s.port};" for s in servers),
+    }.items():
+        assert old in site
+        site = site.replace(old, new)
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    written = "".join(f"{kind}_temp_path {folder / kind};\n" for kind in kinds)
+    head = f"daemon off;\npid {folder / 'pid'};\nerror_log {folder / 'error.log'};\nevents {{}}\n"
+    return f"{head}http {{\n{written}{site}}}\n"
+
+
+def test_behind_the_proxy_each_person_stays_with_one_of_several_servers(tmp_path):
+    nginx = need(shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"), "nginx")
+    port, people, log = free_port(), {f"person{i}": "" for i in range(PEOPLE)}, Log()
+    accounts = Accounts(tmp_path / "users.json")
+    for name in people:
+        accounts.set(name, "a good password", "user")
+    workspace, origin = tmp_path / "workspace", f"localhost:{port}"
+    flags = ["--workspace", str(workspace), "--users", str(accounts.path), "--demo"]
+    flags += ["--prefix", "/lab", "--origin", origin, "--proxied"]
+    with contextlib.ExitStack() as stack:
+        servers: list[Server] = []
+        for _ in range(2):
+            servers.append(BelowPrefix(workspace, lambda at: [*MIRA, "serve", *flags, "--port", str(at)], {}))
+            stack.callback(servers[-1].stop)
+        (tmp_path / "nginx.conf").write_text(site_of(port, tmp_path, servers))
+        proxy = subprocess.Popen([nginx, "-c", tmp_path / "nginx.conf", "-e", tmp_path / "error.log"])
+        stack.callback(proxy.wait)
+        stack.callback(proxy.terminate)
+        url = f"http://{origin}/lab/"
+        wait_until((tmp_path / "pid").exists, 30, "the proxy has begun")
+        for name in people:
+            with requests.Session() as person:
+                told = {"username": name, "password": "a good password"}
+                answer = person.post(f"{url}login", told, headers={"Origin": f"http://{origin}"}, timeout=60)
+                answer.raise_for_status()
+                people[name] = person.cookies["user"].strip('"')
+                assert person.get(f"{url}health", timeout=60).ok
+                if name in ("person0", "person1"):
+                    to_its_end(open_page(url, dict(person.cookies), log))
+    lines = [line.replace(r"\x22", "").split() for line in (tmp_path / "access.log").read_text().splitlines()]
+    reached = [{upstream for upstream, cookie, *_ in lines if cookie == kept} for kept in people.values()]
+    assert [len(servers) for servers in reached] == [1] * len(people)
+    assert len(set().union(*reached)) == 2
+    assert log.errors == {}
