@@ -7,6 +7,7 @@ knows. And for each page the files are looked for that its parts need.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Set
 from typing import Any
 
@@ -15,7 +16,6 @@ from bokeh.core.has_props import HasProps
 from bokeh.core.property.descriptors import PropertyDescriptor
 from bokeh.core.serialization import Ref, Serializer
 from bokeh.model import Model
-from bokeh.protocol.messages import patch_doc
 from bokeh.settings import settings
 from panel import state
 from panel.io.resources import Resources
@@ -34,13 +34,14 @@ def lighten() -> None:
     settings.perform_error_diagnostics = False
     PropertyDescriptor._get_default = _default  # type: ignore[method-assign]
     bokeh_models.visit_immediate_value_references = _visit_references
-    patch_doc.Serializer = _Serializer
+    _patches.Serializer = _Serializer  # type: ignore[attr-defined]
     Resources.extra_resources = _extra_resources  # type: ignore[method-assign]
 
 
 _work_out = PropertyDescriptor._get_default
 _visit = bokeh_models.visit_value_and_its_immediate_references
 _find_resources = Resources.extra_resources
+_patches = importlib.import_module("bokeh.protocol.messages.patch_doc")  # a class has the module's name
 
 
 def _default(self: PropertyDescriptor[Any], obj: Any) -> Any:

@@ -11,8 +11,11 @@ import panel as pn
 import panel_material_ui as pmui
 import pytest
 from bokeh.core.property.descriptors import PropertyDescriptor, UnsetValueError
+from bokeh.core.serialization import Serializer
+from bokeh.document import Document
 from bokeh.model import Model
 from bokeh.plotting import figure
+from bokeh.protocol import Protocol
 from bokeh.themes import Theme
 from panel.io.resources import Resources
 
@@ -97,6 +100,29 @@ def test_all_that_a_model_refers_to_is_found(monkeypatch):
     assert len(twice[0]) > 30
 
 
+def test_a_change_is_written_as_bokeh_writes_it(monkeypatch):
+    def written(serializer: type) -> list[str]:
+        monkeypatch.setattr(lighter._patches, "Serializer", serializer)
+        document, told = Document(), []
+        plot = figure()
+        document.add_root(plot)
+        document.to_json()
+        document.models.flush_synced()  # as when a browser has taken the page
+        document.on_change(lambda change: told.append(Protocol().create("PATCH-DOC", [change]).content_json))
+        plot.title.text = "of what is known"
+        source = bokeh.models.ColumnDataSource({"x": [1, 2], "y": [3, 4]})
+        plot.line("x", "y", source=source)  # new, and refers to what is known
+        source.data = {"x": [5], "y": [6]}  # of what was new before
+        plot.title = bokeh.models.Title(text="another")
+        for made in sorted({*re.findall(r"\bp\d+\b", "".join(told))}, key=lambda i: int(i[1:])):
+            told = [re.sub(rf"\b{made}\b", "id", text) for text in told]
+        return told
+
+    light, plain = written(lighter._Serializer), written(Serializer)
+    assert light == plain
+    assert len(plain) >= 4
+
+
 def test_files_of_parts_are_those_of_panel(monkeypatch):
     pn.extension("tabulator")
 
@@ -120,16 +146,17 @@ def test_files_of_parts_are_those_of_panel(monkeypatch):
     assert not any("another.css" in f for f in light[0][0])
 
 
-def test_callbacks_are_not_checked_again_and_a_second_call_does_nothing(monkeypatch):
+def test_a_second_call_does_nothing(monkeypatch):
     plainly(monkeypatch)
-    before = PropertyDescriptor._get_default, bokeh_models.visit_immediate_value_references, Resources.extra_resources
+    places = [(PropertyDescriptor, "_get_default"), (bokeh_models, "visit_immediate_value_references"),
+              (Resources, "extra_resources"), (lighter._patches, "Serializer")]  # fmt: skip
+    for where, name in places:
+        monkeypatch.setattr(where, name, getattr(where, name))  # put back in the end
     try:
         lighter.lighten()
         lighter.lighten()
-        assert PropertyDescriptor._get_default is lighter._default
-        assert lighter._work_out is before[0]
     finally:
-        PropertyDescriptor._get_default, bokeh_models.visit_immediate_value_references, Resources.extra_resources = (
-            before
-        )
         lighter.settings.perform_error_diagnostics = True
+    ours = [lighter._default, lighter._visit_references, lighter._extra_resources, lighter._Serializer]
+    assert [getattr(where, name) for where, name in places] == ours
+    assert lighter._work_out is not lighter._default
