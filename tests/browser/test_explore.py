@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from playwright.sync_api import TimeoutError as TooLate
 
 import mira_core as mira
 from mira_core import jobs
@@ -224,6 +226,12 @@ def test_topics_of_two_modalities_and_exports_have_their_place(page, explored):
     shot(page, "explore-exports")
 
 
+def point_at(page, cell: np.ndarray, nudge: int = 0) -> None:
+    """Move the mouse to a cell, as the eye follows: what comes below the figure may still move it."""
+    sx, sy, (left, top) = page.evaluate(CALL, [[float(cell[0])], [float(cell[1])]])
+    page.mouse.move(left + sx[0] + nudge, top + sy[0])
+
+
 def test_many_cells_are_an_image_that_is_zoomed_and_drawn_around(page, explored):
     received: list[int] = []
     page.on("websocket", lambda ws: ws.on("framereceived", lambda frame: received.append(len(frame))))
@@ -234,9 +242,14 @@ def test_many_cells_are_an_image_that_is_zoomed_and_drawn_around(page, explored)
     _, drawn = until(page, drawn, "cell_type")
     x0, x1, *_ = page.evaluate(LEFT)
     xy = np.asarray(mira.data.open_data(explored.workspace / "jobs/many/result/cells.h5ad").obsm["X_umap"])
-    sx, sy, (left, top) = page.evaluate(CALL, [[float(xy[0, 0])], [float(xy[0, 1])]])
-    page.mouse.move(left + sx[0], top + sy[0])
-    page.get_by_text("cells:", exact=False).first.wait_for()
+    told = page.get_by_text("cells:", exact=False).first
+    for nudge in range(60):
+        point_at(page, xy[0], nudge % 2)
+        with contextlib.suppress(TooLate):
+            told.wait_for(timeout=500)
+            break
+    else:
+        told.wait_for()
     page.get_by_text("type ", exact=False).first.wait_for()
     lasso(page, xy, 6000)
     _, drawn = until(page, drawn, "selected cells")
@@ -247,9 +260,7 @@ def test_many_cells_are_an_image_that_is_zoomed_and_drawn_around(page, explored)
     page.locator(".bk-Figure").first.scroll_into_view_if_needed()
     page.get_by_title("Wheel Zoom").or_(page.locator(".bk-tool-icon-wheel-zoom")).first.click()
     for _ in range(60):
-        # as the eye follows: what is asked below the figure may still move it
-        sx, sy, (left, top) = page.evaluate(CALL, [[float(xy[0, 0])], [float(xy[0, 1])]])
-        page.mouse.move(left + sx[0], top + sy[0])
+        point_at(page, xy[0])
         page.mouse.wheel(0, -300)
         if len(page.evaluate(COLOURS)) > 0 and page.evaluate(DRAWN) is None:
             break
