@@ -95,7 +95,7 @@ def _let_go(document: Any, session: Any) -> None:
     panel_document.retrigger_events(document, [e for e in events if e not in changes])
 
     def send() -> None:
-        """Write them as one message, as Bokeh writes each: what is known to the browser is put together for each."""
+        """Write them as one message, where Bokeh would write one for each."""
         for connection in session._subscribed_connections:
             wanted = [
                 c for c in changes if not (c.setter is session and connection is session._current_patch_connection)
