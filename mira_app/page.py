@@ -144,6 +144,7 @@ def app() -> Page:
         local = f"{pn.state.rel_path}/{LOCAL_DIST}" if pn.state.rel_path else LOCAL_DIST
         pn.state.curdoc.template_variables.setdefault("dist_url", local)
         pn.state.curdoc.js_on_event("client_reconnected", CustomJS(code="window.location.reload()"))
+        pn.state.curdoc.js_on_event("connection_lost", CustomJS(code=asset("comeback.js").read_text()))
         # Back and forward change the URL alone; what it says has to be loaded.
         back = "window.addEventListener('popstate', () => window.location.reload())"
         pn.state.curdoc.js_on_event("document_ready", CustomJS(code=back))

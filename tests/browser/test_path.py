@@ -151,6 +151,30 @@ def test_a_killed_server_loses_nothing(page, server):
     assert (folder / "result" / "model.safetensors").is_file()
 
 
+def test_a_page_comes_back_also_where_its_server_was_away_for_long(page, server):
+    page.goto(server.url("?page=jobs"))
+    page.get_by_role("heading", name="Jobs").wait_for()
+    page.evaluate("window.before = true")
+    asked: list[str] = []
+    page.on("websocket", lambda ws: asked.append(ws.url))
+    server.kill()
+    wait_until(lambda: page.evaluate("window.miraWaits") is not None, 60, "Bokeh has given up")
+    assert page.evaluate("window.before")
+    tried = len(asked)
+    server.start()
+    wait_until(lambda: _loaded_again(page), 30, "the page is loaded again")
+    page.get_by_role("heading", name="Jobs").wait_for()
+    assert len(asked) > tried
+    assert "page=jobs" in page.url
+
+
+def _loaded_again(page) -> bool:
+    try:
+        return page.evaluate("window.before") is None
+    except Exception:  # in the middle of loading
+        return False
+
+
 def test_training_again_and_again_with_other_pages_between(page, server):
     ends: list[int] = []
     page.goto(server.url("?page=train"))
