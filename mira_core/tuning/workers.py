@@ -23,6 +23,7 @@ from ..errors import OptionError, TuningError
 from ..estimators.topic_model import TopicModel
 from ..processes import ENVIRONMENT, this_process
 from . import storage as storages
+from .pruner import Halving, rungs_of
 from .sampler import RungSampler
 from .storage import Storage, patiently
 from .study import ASKED, Plan, fail_dead, why_to_end
@@ -49,13 +50,6 @@ def load_study(opened: optuna.storages.BaseStorage, name: str) -> optuna.Study:
         raise TuningError(f"there is no study {name!r} in the storage; there are {have[:20]}") from None
 
 
-def rungs_of(num_epochs: int) -> list[int]:
-    """Return the epochs at which successive halving looks at a trial, and the last one."""
-    first = max(1, num_epochs // 3)
-    rungs = [first * 2**k for k in range(num_epochs.bit_length()) if first * 2**k < num_epochs]
-    return [*rungs, num_epochs]
-
-
 def open_study(
     opened: optuna.storages.BaseStorage,
     name: str,
@@ -66,9 +60,8 @@ def open_study(
     pruner: optuna.pruners.BasePruner | None,
 ) -> optuna.Study:
     """Open a study, made if there is none of that name, with the usual sampler and pruner if none are given."""
-    rungs = rungs_of(num_epochs)
-    pruner = pruner or optuna.pruners.SuccessiveHalvingPruner(min_resource=rungs[0], reduction_factor=2)
-    sampler = sampler or RungSampler(rungs, seed, max(STARTUP, n_jobs))
+    pruner = pruner or Halving(num_epochs)
+    sampler = sampler or RungSampler(rungs_of(num_epochs), seed, max(STARTUP, n_jobs))
     with _quiet_optuna():
         return patiently(
             lambda: optuna.create_study(

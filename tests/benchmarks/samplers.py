@@ -29,7 +29,7 @@ import torch
 
 import mira_core as mira
 from mira_core.tuning.sampler import RungSampler
-from mira_core.tuning.workers import rungs_of
+from mira_core.tuning.pruner import Halving, rungs_of
 
 TOPICS = (3, 4, 5, 6, 8, 10, 12, 14, 17, 20, 24, 29, 35, 42, 50)
 BUDGETS = (8, 16, 32, 48)
@@ -79,8 +79,7 @@ class Surface:
 
 def tune(surface: Surface, sampler: optuna.samplers.BaseSampler, seed: int) -> tuple[list[float], float]:
     """Tune until the greatest budget is spent; return the regret at each, and the seconds of thought per trial."""
-    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=max(1, surface.epochs // 3), reduction_factor=2)
-    study = optuna.create_study(sampler=sampler, pruner=pruner)
+    study = optuna.create_study(sampler=sampler, pruner=Halving(surface.epochs))
     rng, spent, thought, best, told = np.random.default_rng(seed), 0, 0.0, (np.inf, 0), []
     for budget in BUDGETS:
         while spent < budget * surface.epochs:

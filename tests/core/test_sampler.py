@@ -9,6 +9,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from mira_core.tuning.pruner import Halving
 from mira_core.tuning.sampler import RungSampler, _from_unit, _to_unit
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -38,8 +39,7 @@ def surface(k: int, epoch: int, rng: np.random.Generator) -> float:
 
 
 def run_study(sampler, n, seed, epochs=12):
-    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=4, reduction_factor=2)
-    s = optuna.create_study(sampler=sampler, pruner=pruner)
+    s = optuna.create_study(sampler=sampler, pruner=Halving(epochs))
     rng = np.random.default_rng(seed)
 
     def objective(trial):

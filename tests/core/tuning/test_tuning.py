@@ -21,7 +21,7 @@ from mira_core.data import sources
 from mira_core.errors import OptionError, TuningError
 from mira_core.processes import this_process
 from mira_core.training import evaluation, loop
-from mira_core.tuning import search, storage, study, worker, workers
+from mira_core.tuning import pruner, search, storage, study, worker, workers
 from mira_core.tuning.sampler import RungSampler
 from tests.helpers import make, make_cells, make_tuner, same, with_columns
 
@@ -203,6 +203,28 @@ def test_a_trial_that_reached_its_last_epoch_is_not_pruned(folder, cells):
 def test_the_sampler_knows_every_epoch_at_which_trials_are_pruned(epochs, rungs):
     opened = workers.open_study(optuna.storages.InMemoryStorage(), "s", epochs, 0, 1, None, None)
     assert opened.sampler.rungs == rungs
+
+
+def test_a_study_whose_best_trials_were_stopped_still_gets_a_model():
+    """Those may not be repeated, and all others may be worse: the first of them goes on for all that."""
+    s = optuna.create_study(pruner=pruner.Halving(8))
+    stopped = [s.ask() for _ in range(2)]
+
+    def goes_on(trial, epoch, value):
+        trial.report(value, epoch)
+        return not trial.should_prune()
+
+    for trial in stopped:
+        assert all(goes_on(trial, epoch, 1.0) for epoch in range(1, 6))
+        s.tell(trial, state=TrialState.FAIL)
+    others = [s.ask() for _ in range(2)]
+    for epoch in range(1, 9):
+        assert goes_on(others[0], epoch, 2.0)
+    assert not all(goes_on(others[1], epoch, 3.0) for epoch in range(1, 9))  # there is one before it
+    assert not goes_on(s.ask(), 2, math.nan)
+    s.tell(others[0], 2.0)
+    s.tell(others[1], state=TrialState.PRUNED)
+    assert not all(goes_on(s.ask(), epoch, 4.0) for epoch in range(1, 9))
 
 
 def test_a_trial_without_memory_is_tried_once_more_with_less(folder, cells, monkeypatch):
