@@ -28,8 +28,8 @@ import optuna
 import torch
 
 import mira_core as mira
-from mira_core.tuning.sampler import RungSampler
 from mira_core.tuning.pruner import Halving, rungs_of
+from mira_core.tuning.sampler import RungSampler
 
 TOPICS = (3, 4, 5, 6, 8, 10, 12, 14, 17, 20, 24, 29, 35, 42, 50)
 BUDGETS = (8, 16, 32, 48)
