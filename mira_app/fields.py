@@ -5,6 +5,7 @@ A field left empty is not given to the model, which then recommends a value; the
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +26,7 @@ NONE = "none"
 
 
 class Field:
-    """One option: a widget, a hint, a message.
+    """One option: a widget, a hint, a message. They are made when they are first asked for, as most are never shown.
 
     Parameters
     ----------
@@ -35,59 +36,79 @@ class Field:
         Called when the user changes it.
     choices
         For options that name something of the data: label -> value.
+
+    Attributes
+    ----------
+    visible
+        Whether it is shown.
     """
 
     def __init__(self, name: str, changed: Callable[[], None], choices: dict[str, Any] | None = None) -> None:
         self.name = name
         self.declared = options.parameter(name)
         self.choices = choices
-        self._quiet = False
         self._changed = changed
-        self.widget = self._widget()
-        self.widget.param.watch(self._on_change, "value")
-        self.hint = parts.markup("hint", margin=(0, 10, 4, 12))
-        self.view = pn.Column(
-            self.widget,
-            self.hint,
-            sizing_mode="stretch_width",
-            css_classes=["mira-field", f"option-{name}"],
-            margin=0,
-        )
+        self._quiet = False
+        self._visible = True
+        self._source: ResolvedOption | None = None
+        self._problem = ""
+        self._several = isinstance(self.declared, options.ColumnNames)
+        self._is_text = choices is None and not isinstance(self.declared, param.Selector | param.Boolean)
+        # What the widget has, or will have.
+        self._raw: Any = (
+            [] if self._several else next(iter(choices.values())) if choices is not None
+            else EMPTY if self._is_text else self.declared.default
+        )  # fmt: skip
 
-    def _widget(self) -> Any:
-        label = self.name
-        shared = {"label": label, "sizing_mode": "stretch_width", "size": "small", "margin": (8, 10, 0, 10)}
-        help_text = self.declared.doc or ""
-        if isinstance(self.declared, options.ColumnNames):
-            shared.pop("size")
-            return pmui.MultiChoice(
-                options=list(self.choices or {}),
-                value=[],
-                description=help_text,
-                stylesheets=[SEVERAL],
-                **shared,
-            )
+    @functools.cached_property
+    def widget(self) -> Any:
+        """What the user chooses or types in."""
+        shared = {
+            "label": self.name, "value": self._raw, "description": self.declared.doc or "",
+            "error_state": bool(self._problem), "sizing_mode": "stretch_width", "margin": (8, 10, 0, 10),
+        }  # fmt: skip
+        if self._several:
+            widget = pmui.MultiChoice(options=list(self.choices or {}), stylesheets=[SEVERAL], **shared)
+        elif self._is_text:
+            widget = pmui.TextInput(placeholder=self._unset(), size="small", stylesheets=[FIELD], **shared)
+        else:
+            widget = pmui.Select(size="small", options=self._choices(), **shared)
+        widget.param.watch(self._on_change, "value")
+        return widget
+
+    def _choices(self) -> Any:
         if self.choices is not None:
-            return pmui.Select(
-                options=self.choices, value=next(iter(self.choices.values())), description=help_text, **shared
-            )
-        if isinstance(self.declared, param.Selector):
-            return pmui.Select(
-                options=list(self.declared.objects),
-                value=self.declared.default,
-                description=help_text,
-                **shared,
-            )
+            return self.choices
         if isinstance(self.declared, param.Boolean):
-            return pmui.Select(
-                options={"yes": True, "no": False},
-                value=self.declared.default,
-                description=help_text,
-                **shared,
-            )
-        return pmui.TextInput(value=EMPTY, description=help_text, stylesheets=[FIELD], **shared)
+            return {"yes": True, "no": False}
+        return list(self.declared.objects)
 
-    def _on_change(self, _: Any) -> None:
+    @functools.cached_property
+    def hint(self) -> Any:
+        """Where the value comes from, or what is wrong with it."""
+        return parts.markup("hint", self._said(), margin=(0, 10, 4, 12))
+
+    @functools.cached_property
+    def view(self) -> Any:
+        """What is shown."""
+        return pn.Column(
+            self.widget, self.hint, visible=self._visible, sizing_mode="stretch_width",
+            css_classes=["mira-field", f"option-{self.name}"], margin=0,
+        )  # fmt: skip
+
+    @property
+    def visible(self) -> bool:
+        """Whether it is shown."""
+        return self._visible
+
+    @visible.setter
+    def visible(self, visible: bool) -> None:
+        self._visible = visible
+        if "view" in self.__dict__:
+            self.view.visible = visible
+
+    def _on_change(self, event: Any) -> None:
+        self._raw = event.new
         if not self._quiet:
             self._changed()
 
@@ -99,8 +120,8 @@ class Field:
         OptionError
             If the text is no value of this option, or names what the data do not have.
         """
-        raw = self.widget.value
-        if isinstance(self.widget, pmui.TextInput):
+        raw = self._raw
+        if self._is_text:
             text = (raw or "").strip()
             if text == EMPTY:
                 return NOT_GIVEN
@@ -114,7 +135,7 @@ class Field:
                     f"{self.name} names {unknown[0]!r}, which these data cannot give it; "
                     + (f"choose of {', '.join(able[:10])}" if able else "they have nothing to choose")
                 )
-        if isinstance(self.declared, options.ColumnNames):
+        if self._several:
             return list(raw) or NOT_GIVEN
         return NOT_GIVEN if raw in (EMPTY, self.declared.default) else raw
 
@@ -122,17 +143,20 @@ class Field:
         """Show a value, or `NOT_GIVEN`, without telling anybody."""
         if value is None and self.declared.default is None:
             value = NOT_GIVEN
-        self._quiet = True
-        try:
-            if isinstance(self.widget, pmui.TextInput):
-                self.widget.value = EMPTY if value is NOT_GIVEN else NONE if value is None else str(value)
-            elif isinstance(self.declared, options.ColumnNames):
-                self.widget.value = [] if value is NOT_GIVEN else [value] if isinstance(value, str) else list(value)
-            else:
-                unset = EMPTY if self.choices is not None else self.declared.default
-                self.widget.value = unset if value is NOT_GIVEN else value
-        finally:
-            self._quiet = False
+        given = value is not NOT_GIVEN
+        if self._is_text:
+            self._raw = EMPTY if not given else NONE if value is None else str(value)
+        elif self._several:
+            self._raw = [] if not given else [value] if isinstance(value, str) else list(value)
+        else:
+            unset = EMPTY if self.choices is not None else self.declared.default
+            self._raw = value if given else unset
+        if "widget" in self.__dict__:
+            self._quiet = True
+            try:
+                self.widget.value = self._raw
+            finally:
+                self._quiet = False
 
     def matches(self, words: str) -> bool:
         """Tell whether the option's name, help or group has all of some words."""
@@ -142,18 +166,29 @@ class Field:
 
     def explain(self, option: ResolvedOption | None, problem: str) -> None:
         """Show where the value comes from, or what is wrong with it."""
-        self.widget.error_state = bool(problem)
-        if problem:
-            self.hint.object = f'<span class="problem">{_escape(problem)}</span>'
-            return
+        self._source, self._problem = option, problem
+        if "widget" in self.__dict__:
+            self.widget.error_state = bool(problem)
+            if self._is_text:
+                self.widget.placeholder = self._unset()
+        if "hint" in self.__dict__:
+            self.hint.object = self._said()
+
+    def _unset(self) -> str:
+        """Return what an empty field would be."""
+        option = self._source
         if option is None:
-            self.hint.object = ""
-            return
-        if isinstance(self.widget, pmui.TextInput):
-            unset = option.recommended if option.recommended is not None else option.documented
-            self.widget.placeholder = f"{_show(unset)}"
+            return ""
+        return _show(option.recommended if option.recommended is not None else option.documented)
+
+    def _said(self) -> str:
+        option = self._source
+        if self._problem:
+            return f'<span class="problem">{_escape(self._problem)}</span>'
+        if option is None:
+            return ""
         documented = _show(option.documented)
-        if self.choices is not None and not isinstance(self.declared, options.ColumnNames):
+        if self.choices is not None and not self._several:
             documented = next((label for label, value in self.choices.items() if value == EMPTY), documented)
         elif isinstance(option.documented, bool):
             documented = "yes" if option.documented else "no"
@@ -163,7 +198,7 @@ class Field:
         if option.source == "yours":
             said.insert(0, "<b>yours</b>")
         reason = f' title="{_escape(option.reason)}"' if option.reason else ""
-        self.hint.object = f"<span{reason}>{' · '.join(said)}</span>"
+        return f"<span{reason}>{' · '.join(said)}</span>"
 
 
 def _number(text: str, declared: param.Parameter) -> Any:

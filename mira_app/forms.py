@@ -74,6 +74,7 @@ class Group:
 
     def __init__(self, name: str, fields: Sequence[Field]) -> None:
         self._fields = fields
+        self._built: list[Field] = []
         self._grid = pn.Column(stylesheets=[GRID], sizing_mode="stretch_width")
         title = pmui.Typography(
             name if name.isupper() else name.capitalize(), variant="subtitle2", margin=(12, 10, 0, 10)
@@ -82,10 +83,10 @@ class Group:
 
     def lay_out(self) -> None:
         """Take in the fields that are shown for the first time."""
-        built = [f.view for f in self._fields if f.view.visible or f.view in self._grid.objects]
-        if built != self._grid.objects:
-            self._grid.objects = built
-        self.view.visible = any(f.view.visible for f in self._fields)
+        built = [f for f in self._fields if f.visible or f in self._built]
+        if built != self._built:
+            self._built, self._grid.objects = built, [f.view for f in built]
+        self.view.visible = any(f.visible for f in self._fields)
 
 
 class ModelForm(Alone):
@@ -236,9 +237,9 @@ class ModelForm(Alone):
         for name, field in self.fields.items():
             applies = name in resolved
             shown = self.advanced or field.declared.metadata["level"] == "basic" or name in given or name in problems
-            field.view.visible = applies and (field.matches(self.search) if self.search.strip() else shown)
+            field.visible = applies and (field.matches(self.search) if self.search.strip() else shown)
             field.explain(resolved.get(name), problems.get(name, ""))
-        self._found.visible = not any(f.view.visible for f in self.fields.values())
+        self._found.visible = not any(f.visible for f in self.fields.values())
         for group in self._groups:
             group.lay_out()
         self._quiet = True

@@ -14,6 +14,9 @@ import panel_material_ui as pmui
 import param
 from bokeh.models import CustomJS
 from panel.io.resources import LOCAL_DIST
+from panel.pane.echarts import setup_js_callbacks
+from panel.pane.holoviews import find_links, link_axes
+from panel.param import link_param_method
 
 from .figures.colours import ACCENT, ACCENT_ON_DARK
 from .hub import Hub
@@ -113,6 +116,10 @@ def asset(name: str) -> Path:
     raise FileNotFoundError(f"the file {name} is missing from the installation; install again")
 
 
+# Panel's, for figures of HoloViews and ECharts, and for methods that are shown as parts.
+FOREIGN = (link_axes, find_links, setup_js_callbacks, link_param_method)
+
+
 class Off(param.Boolean):
     """A switch that stays off, whatever it is linked to."""
 
@@ -124,10 +131,14 @@ class Page(pmui.Page):
     """A page that is not told each time that any session of the server is busy.
 
     Telling it walks the whole document, some 20 ms of the server for every page, whichever of them is used; and the
-    link keeps pages for ever.
+    link keeps pages for ever. Nor is it looked through, for each part that is added, for what it does not have.
     """
 
     busy = Off(default=False)
+
+    @property
+    def _preprocessing_hooks(self) -> list[Callable[..., Any]]:
+        return [hook for hook in pmui.Page._preprocessing_hooks if hook not in FOREIGN]
 
 
 def app() -> Page:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import html
@@ -23,6 +24,7 @@ from panel.io.state import set_curdoc
 from mira_core.data import Finding
 from mira_core.errors import MiraError
 
+from ..ordered import together
 from ..styles import HTML, SHEET
 
 T = TypeVar("T")
@@ -147,11 +149,13 @@ def in_turn(action: Callable[[], None], document: Any = None) -> None:
         Whose turn; by default that of who asks. What runs by itself, as after a while, has to say it: whose turn it is
         then is anybody's.
     """
-    if document is None:
-        pn.state.execute(action, schedule=True)
-        return
-    with set_curdoc(document):
-        pn.state.execute(action, schedule=True)
+
+    def turn() -> None:
+        with together(pn.state.curdoc):
+            action()
+
+    with contextlib.nullcontext() if document is None else set_curdoc(document):
+        pn.state.execute(turn, schedule=True)
 
 
 def on_click(button: Any, action: Callable[[], None]) -> None:

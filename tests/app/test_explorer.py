@@ -433,6 +433,13 @@ def test_a_map_with_one_run_is_not_shown_once_another_is_chosen(fitted, predicte
     assert card.other.K == 2
     assert card.maps is shown  # no other was made
     assert card.maps_at.objects == card.mapping.view.objects == []
+    assert card.place.view.objects
+    assert card.embed.visible
+    card.choice.value = ""
+    assert card.place.view.objects == []
+    assert card.note.object.startswith("Choose the run")
+    assert not card.embed.visible
+    assert card._table() is None
 
 
 def test_topics_of_two_modalities_are_correlated(fitted, predicted):

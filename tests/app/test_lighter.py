@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
-import bokeh.model.util as bokeh_models
 import bokeh.models
 import panel as pn
 import panel_material_ui as pmui
+import param
 import pytest
-from bokeh.core.property.descriptors import PropertyDescriptor, UnsetValueError
+from bokeh.core.has_props import MetaHasProps, is_DataModel
+from bokeh.core.property.descriptors import UnsetValueError
 from bokeh.core.serialization import Serializer
 from bokeh.document import Document
 from bokeh.model import Model
@@ -31,13 +32,25 @@ IDS = re.compile(r"id='\w+'")
 @pytest.fixture(autouse=True)
 def light(monkeypatch):
     """Lighten for one test."""
-    monkeypatch.setattr(PropertyDescriptor, "_get_default", lighter._default)
-    monkeypatch.setattr(bokeh_models, "visit_immediate_value_references", lighter._visit_references)
-    monkeypatch.setattr(Resources, "extra_resources", lighter._extra_resources)
+    for where, name, instead in lighter.LIGHTER:
+        monkeypatch.setattr(where, name, instead)
+    monkeypatch.setitem(Serializer._encoders, MetaHasProps, lighter._define)
 
 
 def plainly(monkeypatch):
     monkeypatch.undo()
+
+
+def all_subclasses(cls: type) -> set[type]:
+    return {cls}.union(*(all_subclasses(c) for c in cls.__subclasses__()))
+
+
+class Unusual(param.Parameterized):
+    """Parameters that can be changed in place."""
+
+    number = param.Number(default=1)
+    choice = param.Selector(default="a", objects=["a", "b"])
+    named = param.Selector(default=1, objects={"one": 1})
 
 
 def values(model: Model) -> dict[str, object]:
@@ -123,6 +136,20 @@ def test_a_change_is_written_as_bokeh_writes_it(monkeypatch):
     assert len(plain) >= 4
 
 
+def test_classes_are_written_as_bokeh_writes_them(monkeypatch):
+    classes = [c for c in Model.model_class_reverse_map.values() if is_DataModel(c)]
+
+    def written() -> list[str]:
+        serializer = Serializer()
+        return [serializer.encode(c) for c in (*classes, classes[0])]
+
+    light = [written() for _ in range(2)]
+    plainly(monkeypatch)
+    assert light[0] == light[1] == written()
+    assert len(light[0]) > 50
+    assert len(lighter._definitions) > 50
+
+
 def test_files_of_parts_are_those_of_panel(monkeypatch):
     pn.extension("tabulator")
 
@@ -146,17 +173,69 @@ def test_files_of_parts_are_those_of_panel(monkeypatch):
     assert not any("another.css" in f for f in light[0][0])
 
 
+@pytest.mark.parametrize("include_defaults", [False, True])
+def test_values_are_those_of_bokeh(monkeypatch, include_defaults):
+    def told() -> list[str]:
+        plot = figure(title="some", tags=["mine"])
+        plot.scatter("x", "y", source=bokeh.models.ColumnDataSource({"x": [1, 2], "y": [3, 4]}))
+        plot.xaxis[0].ticker.tags.append("changed in place")
+        models = [plot, *bokeh.models.Column(plot, bokeh.models.Div(text="a")).references()]
+        return sorted(
+            IDS.sub("", f"{type(m)} {m.properties_with_values(include_defaults=include_defaults)}") for m in models
+        )
+
+    light = [told() for _ in range(2)]
+    plainly(monkeypatch)
+    assert light[0] == light[1] == told()
+    assert any("changed in place" in text for text in light[0])
+
+
+@pytest.mark.parametrize("cls", [bokeh.models.CustomJS, bokeh.models.GlyphRenderer, bokeh.models.Slider])
+def test_what_has_to_be_given_is_missed(cls):
+    for _ in range(2):
+        with pytest.raises(UnsetValueError):
+            cls().properties_with_values(include_defaults=False)
+
+
+def test_the_parameters_of_one_object_are_copies_as_param_makes_them():
+    seen = set()
+    for cls in {*all_subclasses(pn.viewable.Viewable), Unusual}:
+        one = cls.__new__(cls)
+        for parameter in cls.param.objects(instance=False).values():
+            seen.add(type(parameter))
+            plain = lighter._copy_parameter(parameter, one)
+            light = lighter._parameter_of_one(parameter, one)
+            assert type(light) is type(plain)
+            for slot in type(parameter)._all_slots_:
+                ours, theirs = getattr(light, slot), getattr(plain, slot)
+                assert type(ours) is type(theirs), (cls, parameter.name, slot)
+                assert ours is theirs or ours == theirs
+                assert (ours is getattr(parameter, slot)) == (theirs is getattr(parameter, slot))
+    assert len(seen) > 20
+
+
+def test_a_parameter_that_is_changed_for_one_object_is_not_for_another():
+    a, b = Unusual(), Unusual()
+    a.param.choice.objects.append("mine")
+    a.param.number.bounds = (0, 1)
+    told = []
+    a.param.watch(told.append, "number", what="bounds")
+    a.param.number.bounds = (0, 2)
+    assert "mine" not in b.param.choice.objects
+    assert (b.param.number.bounds, Unusual.param.number.bounds) == (None, None)
+    assert len(told) == 1
+
+
 def test_a_second_call_does_nothing(monkeypatch):
     plainly(monkeypatch)
-    places = [(PropertyDescriptor, "_get_default"), (bokeh_models, "visit_immediate_value_references"),
-              (Resources, "extra_resources"), (lighter._patches, "Serializer")]  # fmt: skip
-    for where, name in places:
+    for where, name, _ in lighter.LIGHTER:
         monkeypatch.setattr(where, name, getattr(where, name))  # put back in the end
+    monkeypatch.setitem(Serializer._encoders, MetaHasProps, Serializer._encoders[MetaHasProps])
     try:
         lighter.lighten()
         lighter.lighten()
     finally:
-        lighter.settings.perform_error_diagnostics = True
-    ours = [lighter._default, lighter._visit_references, lighter._extra_resources, lighter._Serializer]
-    assert [getattr(where, name) for where, name in places] == ours
+        lighter.settings.perform_error_diagnostics = lighter.settings.perform_document_validation = True
+    assert all(getattr(where, name) is instead for where, name, instead in lighter.LIGHTER)
+    assert Serializer._encoders[MetaHasProps] is lighter._define
     assert lighter._work_out is not lighter._default

@@ -71,12 +71,21 @@ class ModalitiesCard:
             self.working.view, self.note, self.place.view, self.embed, self.mapping.view, self.maps_at,
             sizing_mode="stretch_width", margin=0,
         )  # fmt: skip
-        self.choice.param.watch(lambda e: self._correlate(e.new) if e.new else None, "value")
+        self.choice.param.watch(lambda e: self._correlate(e.new) if e.new else self._clear(), "value")
         parts.on_click(self.embed, self._embed)
         if single:
             self._correlate("")
         else:
-            self.note.object = "Choose the run of the same cells in another modality, such as peaks beside genes."
+            self._clear()
+
+    def _clear(self) -> None:
+        self.working.stop()
+        self.mapping.stop()
+        self.other = self.frame = None
+        self.place.clear()
+        self.note.object = "Choose the run of the same cells in another modality, such as peaks beside genes."
+        self.embed.visible = False
+        self.maps_at.objects = []
 
     def _correlate(self, key: str) -> None:
         first = self.explorer.cells

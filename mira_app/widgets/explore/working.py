@@ -47,10 +47,9 @@ class Working:
         return bool(self.view.objects) and self.view.objects[0] is self.bar
 
     def stop(self) -> None:
-        """Take no interest any more in what is being done."""
+        """Take no interest any more in what is being done, or went wrong."""
         self._asked += 1
-        if self.busy:
-            self.view.objects = []
+        self.view.objects = []
 
     def run(self, what: str, work: Callable[[Progress], T], done: Callable[[T], None]) -> None:
         """Do something in a thread, then tell of it in this session's turn.
@@ -128,6 +127,10 @@ class Place:
         """Put it there, if it is not."""
         if not self.view.objects:
             self.view.objects = [pn.pane.Bokeh(self.root, sizing_mode="stretch_width")]
+
+    def clear(self) -> None:
+        """Take it away."""
+        self.view.objects = []
 
 
 def csv(name: str, frame: Callable[[], Any], label: str = "CSV") -> Any:
