@@ -3,7 +3,9 @@
 Bokeh writes what has changed when the turn of a callback ends; Panel writes its own changes past that, at once or
 later, whichever the socket allows. Each message counts on those that were made before it: what arrives too early names
 models that the browser does not know ("reference isn't known"), and the page stands still from then on. Here Panel's
-changes are handed to Bokeh, whose turns are in order: at once where the document is locked, else in the next turn.
+changes are handed to Bokeh, whose turns are in order: at once where the document is locked, else in the next turn. And
+what Panel does for a click is such a turn, too, also where the click has to wait for what was typed before it: figures,
+which are Bokeh's own, can be changed in no other.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any
 import panel as pn
 from bokeh.document.events import DocumentPatchedEvent
 from panel.io import document as panel_document
+from panel.reactive import Syncable
 
 
 def keep_order() -> None:
@@ -45,6 +48,8 @@ def keep_order() -> None:
         return may_write(self, document) and (session is None or _is_locked(session))
 
     unlocked.keeps_order = True  # type: ignore[attr-defined]
+    for turn in (Syncable._event_coroutine, Syncable._change_coroutine):
+        turn.lock = True  # type: ignore[attr-defined] # which Panel asks for
     type(pn.state)._unblocked = unblocked
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "panel" and getattr(module, "unlocked", None) is past_bokeh:

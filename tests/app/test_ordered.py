@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 import panel as pn
+import panel_material_ui as pmui
 import pytest
 from bokeh.models import ColumnDataSource
 from bokeh.plotting import figure
 from tornado.websocket import websocket_connect
 
 from mira_app.ordered import keep_order
+from tests.benchmarks.tabs import Log, Sign, Tab, change, event
 
 LARGE = 1_000_000  # points; more than the sockets hold
 READY = {"type": "event", "name": "document_ready", "values": {"type": "map", "entries": []}}
@@ -46,12 +48,22 @@ def show() -> Any:
     return pn.Column(pn.pane.Bokeh(first), box)
 
 
+def draw_on_click() -> Any:
+    """A page on which a click has Panel call what changes a figure of Bokeh."""
+    keep_order()
+    p, source = figure(title="steps"), ColumnDataSource({"step": [1.0]})
+    p.scatter("step", "step", source=source)
+    text, button = pmui.TextInput(label="text"), pmui.Button(label="draw")
+    button.on_click(lambda _: source.stream({"step": [2.0]}))
+    return pn.Column(text, button, pn.pane.Bokeh(p))
+
+
 @pytest.fixture
-def port() -> Iterator[int]:
+def port(request) -> Iterator[int]:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    server = pn.serve(show, port=port, threaded=True, show=False, verbose=False)
+    server = pn.serve(request.param, port=port, threaded=True, show=False, verbose=False)
     yield port
     server.stop()
 
@@ -106,6 +118,7 @@ def walk(node: Any) -> Iterator[dict[str, Any]]:
         yield from walk(each)
 
 
+@pytest.mark.parametrize("port", [show], indirect=True)
 def test_no_message_names_a_model_that_has_not_been_sent(port):
     with ThreadPoolExecutor(1) as thread:  # as Playwright's loop may run in this one
         sent = thread.submit(asyncio.run, contents(port)).result()
@@ -116,3 +129,26 @@ def test_no_message_names_a_model_that_has_not_been_sent(port):
         named = {n["id"] for n in nodes if set(n) == {"id"}}
         assert named <= known
     assert titles(sent[-1]) == ["last"]
+
+
+async def change_and_click(port: int, log: Log) -> list[float]:
+    """What is drawn after somebody typed and clicked at once; the click then waits for what was typed."""
+    tab = Tab(f"http://localhost:{port}/", log)
+    await tab.open("")
+    label, text = tab.widget("draw"), tab.widget("text")
+    button = tab.newest("the button", lambda m: m.has.get("data") == {"id": label.id})
+    click = event("dom_event", model=button, node="click", data={"type": "map", "entries": []})
+    drawn = Sign("another step", lambda m: len((m.has.get("data") or {}).get("step", [])) == 2)
+    async with tab.answered("a click", drawn):
+        await tab.send(change(text, "value", "new"), click)
+    await tab.close()
+    return tab.newest("steps", drawn.seen).has["data"]["step"]
+
+
+@pytest.mark.parametrize("port", [draw_on_click], indirect=True)
+def test_a_click_right_after_a_change_may_change_figures(port):
+    token(port)  # the server answers
+    log = Log()
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, change_and_click(port, log)).result()
+    assert not log.errors
