@@ -1,9 +1,9 @@
 """Bokeh's, Panel's and param's bookkeeping, half the time of making pages, without what is worked out anew each time.
 
 A page has some hundred models, each with some fifty properties of which most are never set; whoever looks for what a
-model refers to, or writes it, looks at all of them. Each change is written beside a list of all models that the browser
-knows. For each page the files are looked for that its parts need. And each part gets a copy of its own of most of its
-parameters, some two thousand on a page.
+model refers to, or writes it, looks at all of them. Each change is written, or read, beside a list of all models that
+the browser knows. For each page the files are looked for that its parts need. And each part gets a copy of its own of
+most of its parameters, some two thousand on a page.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from __future__ import annotations
 import copy
 import functools
 import importlib
-from collections.abc import Callable, MutableMapping, MutableSequence, MutableSet, Set
+from collections.abc import Callable, MutableMapping, MutableSequence, MutableSet, Sequence, Set
 from types import MemberDescriptorType
-from typing import Any
+from typing import Any, ClassVar
 
 import bokeh.model.util as bokeh_models
 from bokeh.core.has_props import HasProps, MetaHasProps, is_DataModel
 from bokeh.core.property.descriptors import PropertyDescriptor, UnsetValueError
 from bokeh.core.property.singletons import Undefined
 from bokeh.core.property.wrappers import PropertyValueContainer
-from bokeh.core.serialization import Ref, Serializer
+from bokeh.core.serialization import Deserializer, Ref, Serializer
 from bokeh.core.types import ID
+from bokeh.document import Document
 from bokeh.model import Model
 from bokeh.settings import settings
 from panel import state
@@ -46,6 +47,8 @@ _find_resources = Resources.extra_resources
 _query_all = HasProps.query_properties_with_values
 _define_anew = Serializer._encoders[MetaHasProps]
 _copy_parameter = parameterized._instantiate_param_obj
+_take_changes = Document.apply_json_patch
+_documents = importlib.import_module("bokeh.document.document")
 _patches = importlib.import_module("bokeh.protocol.messages.patch_doc")  # a class has the module's name
 
 
@@ -183,6 +186,25 @@ def _define(cls: type[HasProps], serializer: Serializer) -> Any:
     return definition
 
 
+class _Deserializer(Deserializer):
+    """Reads changes; the document has its models by their ids already."""
+
+    models: ClassVar[dict[ID, Model]] = {}  # of the document whose changes are read
+
+    def __init__(self, references: Sequence[Model] | None = None, *, setter: Any = None) -> None:
+        super().__init__(setter=setter)
+        self._references = dict(self.models) if references else {}
+
+
+def _take(self: Document, patch_json: Any, *, setter: Any = None) -> None:
+    """Take changes from a browser."""
+    _Deserializer.models = self.models._models
+    try:
+        _take_changes(self, patch_json, setter=setter)
+    finally:
+        _Deserializer.models = {}
+
+
 def _extra_resources(self: Resources, found: list[str], kind: str) -> None:
     """Add the files of a kind that the classes of parts need; looked for again once there are other classes."""
     loaded = frozenset(state._extensions or ())
@@ -200,6 +222,8 @@ LIGHTER: list[tuple[Any, str, Any]] = [  # where, name, what stands there instea
     (HasProps, "query_properties_with_values", _query),
     (bokeh_models, "visit_immediate_value_references", _visit_references),
     (_patches, "Serializer", _Serializer),
+    (_documents, "Deserializer", _Deserializer),
+    (Document, "apply_json_patch", _take),
     (Resources, "extra_resources", _extra_resources),
     (parameterized, "_instantiate_param_obj", _parameter_of_one),
 ]

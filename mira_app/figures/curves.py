@@ -172,7 +172,8 @@ class TrainingCurves:
         can_be_saved(p, f"training-{panel.column.replace('_', '-')}")
         p.outline_line_color = None
         p.min_border_left = 62  # so that the steps of all panels stand below each other
-        p.y_range = DataRange1d(only_visible=True)
+        # Not told to the server, which has no use for it: live figures would tell it a dozen times a second.
+        p.y_range = DataRange1d(only_visible=True, syncable=False)
         look = Line(x="x", y=panel.column, line_color=LINE, line_width=1 if noisy else 1.5)
         raw = _draw(p, look, self.source)
         self._raw += [raw] if noisy else []

@@ -44,7 +44,7 @@ class RangeCurve:
         )  # fmt: skip
         can_be_saved(self.figure, "learning-rates")
         self.figure.outline_line_color = None
-        self.figure.y_range = DataRange1d()
+        self.figure.y_range = DataRange1d(syncable=False)
         self.figure.scatter("rate", "loss", source=self.source, size=4, color=LINE, alpha=0.7)
         self.figure.line("rate", "loss", source=self.spline, color=SECOND, width=2)
         self.figure.xaxis.ticker = FixedTicker(ticks=[10.0**k for k in range(-6, 1)])

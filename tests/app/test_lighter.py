@@ -12,7 +12,7 @@ import param
 import pytest
 from bokeh.core.has_props import MetaHasProps, is_DataModel
 from bokeh.core.property.descriptors import UnsetValueError
-from bokeh.core.serialization import Serializer
+from bokeh.core.serialization import Serializer, UnknownReferenceError
 from bokeh.document import Document
 from bokeh.model import Model
 from bokeh.plotting import figure
@@ -134,6 +134,35 @@ def test_a_change_is_written_as_bokeh_writes_it(monkeypatch):
     light, plain = written(lighter._Serializer), written(Serializer)
     assert light == plain
     assert len(plain) >= 4
+
+
+def test_a_change_is_read_as_bokeh_reads_it(monkeypatch):
+    def read() -> list[object]:
+        document = Document()
+        plot, other = figure(title="a"), bokeh.models.Title(text="another")
+        document.add_root(bokeh.models.Column(plot, bokeh.models.Div(name="div"), tags=[other]))
+        new = {"type": "object", "name": "Title", "id": "theirs", "attributes": {"text": "new"}}
+
+        def change(attr: str, value: object, model: str = plot.id) -> None:
+            told = {"kind": "ModelChanged", "model": {"id": model}, "attr": attr, "new": value}
+            document.apply_json_patch({"events": [told]})
+
+        change("title", {"id": other.id})
+        told: list[object] = [plot.title is other]
+        change("title", new)
+        change("text", "changed", "theirs")
+        told += [plot.title.id, plot.title.text, document.get_model_by_id("theirs") is plot.title]
+        gone = document.roots[0].children.pop()
+        change("text", "of what has gone", gone.id)  # is dropped
+        told.append(gone.text)
+        for model in (plot.id, "unknown"):
+            with pytest.raises(UnknownReferenceError):
+                change("title", {"id": "never seen"}, model)
+        return told
+
+    light = read()
+    plainly(monkeypatch)
+    assert light == read() == [True, "theirs", "changed", True, ""]
 
 
 def test_classes_are_written_as_bokeh_writes_them(monkeypatch):

@@ -277,7 +277,7 @@ class Tab:
         self._look_at(model)
 
     def _ranges_of(self, data: Model) -> list[Model]:
-        """Return what follows the data in the figures that draw them."""
+        """Return what follows the data in the figures that draw them, and is told."""
         if data.id not in self._figures:
             drawn = {m.id for m in self.models.values() if m.has.get("data_source") == {"id": data.id}}
             figures = [m for m in self.models.values() if m.type == "Figure"
@@ -285,7 +285,8 @@ class Tab:
             ranges = (
                 self.models.get((f.has.get(r) or {}).get("id", "")) for f in figures for r in ("x_range", "y_range")
             )
-            self._figures[data.id] = [r for r in ranges if r is not None and r.type == "DataRange1d"]
+            follows = [r for r in ranges if r is not None and r.type == "DataRange1d"]
+            self._figures[data.id] = [r for r in follows if r.has.get("syncable", True)]
         return self._figures[data.id]
 
     def _keep(self, told: Any) -> Any:
