@@ -67,6 +67,11 @@ def together(document: Any) -> Iterator[None]:
         yield
 
 
+def has_gone(document: Any) -> bool:
+    """Tell whether a document was taken down with its session: Bokeh then takes away what calls back."""
+    return document is not None and not hasattr(document.callbacks, "_change_callbacks")
+
+
 @contextmanager
 def _held(document: Any, session: Any, policy: Any) -> Iterator[None]:
     document.hold(policy)

@@ -24,7 +24,7 @@ from panel.io.state import set_curdoc
 from mira_core.data import Finding
 from mira_core.errors import MiraError
 
-from ..ordered import together
+from ..ordered import has_gone, together
 from ..styles import HTML, SHEET
 
 T = TypeVar("T")
@@ -144,11 +144,13 @@ def in_turn(action: Callable[[], None], document: Any = None) -> None:
     Parameters
     ----------
     action
-        What to do.
+        What to do; nothing is done for a page that has been left meanwhile.
     document
         Whose turn; by default that of who asks. What runs by itself, as after a while, has to say it: whose turn it is
         then is anybody's.
     """
+    if has_gone(document or pn.state.curdoc):
+        return
 
     def turn() -> None:
         with together(pn.state.curdoc):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import re
 import socket
@@ -16,11 +17,13 @@ import numpy as np
 import panel as pn
 import panel_material_ui as pmui
 import pytest
+from bokeh.document import Document
 from bokeh.models import ColumnDataSource
 from bokeh.plotting import figure
 from tornado.websocket import websocket_connect
 
 from mira_app.ordered import keep_order
+from mira_app.pages import parts
 from tests.benchmarks.tabs import Log, Sign, Tab, change, event
 
 LARGE = 1_000_000  # points; more than the sockets hold
@@ -152,3 +155,11 @@ def test_a_click_right_after_a_change_may_change_figures(port):
     with ThreadPoolExecutor(1) as thread:
         thread.submit(asyncio.run, change_and_click(port, log)).result()
     assert not log.errors
+
+
+def test_for_a_page_that_has_been_left_nothing_is_done():
+    here, left, done = Document(), Document(), []
+    left.callbacks.destroy()
+    for document in (here, left):
+        parts.in_turn(functools.partial(done.append, document), document)
+    assert done == [here]
