@@ -261,22 +261,17 @@ class ModelPage:
         given, key, recipe = dict(self.form.given), self._made_for[0], self.recipe
         share = self.held_out.value or None
         self.estimated.object = "Taking a few steps to see how long they take …"
-        self.estimate.loading = True
 
-        async def go() -> None:
-            try:
-                told = await asyncio.to_thread(self.workspace.estimate, key, given, share, recipe)
-            except (MiraError, OSError) as problem:
-                told = html.escape(f"It cannot be estimated: {problem}")
+        def show(told: str) -> None:
+            if self.form is not None and self.form.given == given:
+                self.estimated.object = told
 
-            def show() -> None:
-                self.estimate.loading = False
-                if self.form is not None and self.form.given == given:
-                    self.estimated.object = told
-
-            parts.in_turn(show)
-
-        pn.state.execute(go)
+        parts.in_thread(
+            lambda: self.workspace.estimate(key, given, share, recipe),
+            show,
+            lambda problem: show(html.escape(f"It cannot be estimated: {problem}")),
+            self.estimate,
+        )
 
     def _start(self) -> None:
         if self.form is None:

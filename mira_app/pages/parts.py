@@ -12,6 +12,7 @@ import numbers
 import re
 import traceback
 import urllib.parse
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -31,6 +32,9 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _FETCHING = ThreadPoolExecutor(16, "fetch")  # what pages show, of all sessions
+AT_ONCE = 0.3  # seconds within which nobody has to be told that something is being done
+DRAWN = 1.0  # seconds after which a browser has drawn what it was told
+_BUSY: weakref.WeakSet[Any] = weakref.WeakSet()  # buttons that have asked for something
 LONG = 12  # rows from which a table is one to search in
 WIDE = 40  # letters above which text is broken into lines
 
@@ -195,7 +199,9 @@ def load(below: Any, fetch: Callable[[], T], show: Callable[[T], None]) -> None:
     pn.state.onload(go)  # at once if the page is there; what changes while it is being sent can be lost
 
 
-def in_thread(work: Callable[[], T], done: Callable[[T], None], failed: Callable[[str], None]) -> None:
+def in_thread(
+    work: Callable[[], T], done: Callable[[T], None], failed: Callable[[str], None], busy: Any = None
+) -> None:
     """Do something that may take long, then tell of it in this session's turn.
 
     Parameters
@@ -204,21 +210,38 @@ def in_thread(work: Callable[[], T], done: Callable[[T], None], failed: Callable
         Run in a thread.
     done, failed
         Given what came of it; given what is wrong, in words.
+    busy
+        Button that asked for it: it turns while that takes, and a further click does nothing. Not if it is done at
+        once: what is put back while a browser is about to draw it, Panel's parts write back as it was.
     """
     document = pn.state.curdoc
+    if busy is not None:
+        if busy in _BUSY:
+            return
+        _BUSY.add(busy)
+
+    def end(then: Callable[[], None]) -> None:
+        if busy is not None:
+            _BUSY.discard(busy)
+            busy.loading = False
+        then()
 
     async def go() -> None:
+        task = asyncio.create_task(asyncio.to_thread(work))
+        if busy is not None and not (await asyncio.wait({task}, timeout=AT_ONCE))[0]:
+            in_turn(lambda: setattr(busy, "loading", True), document)
+            await asyncio.gather(asyncio.wait({task}), asyncio.sleep(DRAWN))
         try:
-            got = await asyncio.to_thread(work)
+            got = await task
         except MiraError as wrong:
             told = str(wrong)
         except Exception as wrong:
             logger.exception("something was asked that could not be done")
             told = f"this could not be done: {wrong}"
         else:
-            in_turn(functools.partial(done, got), document)
+            in_turn(functools.partial(end, functools.partial(done, got)), document)
             return
-        in_turn(functools.partial(failed, told), document)
+        in_turn(functools.partial(end, functools.partial(failed, told)), document)
 
     pn.state.execute(go)
 

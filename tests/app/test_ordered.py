@@ -163,3 +163,23 @@ def test_for_a_page_that_has_been_left_nothing_is_done():
     for document in (here, left):
         parts.in_turn(functools.partial(done.append, document), document)
     assert done == [here]
+
+
+def test_a_button_turns_only_while_something_takes_long(monkeypatch):
+    """What is put back while a browser is about to draw it, Panel's parts write back as it was."""
+    button, turned, done = pmui.Button(label="Begin"), [], []
+    button.param.watch(lambda e: turned.append(e.new), "loading")
+
+    def long() -> str:
+        parts.in_thread(lambda: "a second click", done.append, done.append, button)
+        time.sleep(0.2)
+        return "long"
+
+    parts.in_thread(lambda: "at once", done.append, done.append, button)
+    assert (done, turned) == (["at once"], [])
+    monkeypatch.setattr(parts, "AT_ONCE", 0.05)
+    monkeypatch.setattr(parts, "DRAWN", 0.3)
+    began = time.monotonic()
+    parts.in_thread(long, done.append, done.append, button)
+    assert (done, turned) == (["at once", "long"], [True, False])
+    assert time.monotonic() - began > 0.3

@@ -174,20 +174,17 @@ class Begin:
         except (MiraError, ValueError) as problem:
             self.said.objects = [parts.problem(str(problem))]
             return
-        self.button.loading = True
         recipe = self.recipe if self.recipe.steps else None
         key, given = self.session.data, dict(self.given)
 
         def done(_: str) -> None:
-            self.button.loading = False
             self.name.value = ""
             self.began(asked["study"])
 
         def failed(text: str) -> None:
-            self.button.loading = False
             self.said.objects = [parts.problem(text)]
 
-        parts.in_thread(lambda: self.studies.begin(key, given, asked, recipe), done, failed)
+        parts.in_thread(lambda: self.studies.begin(key, given, asked, recipe), done, failed, self.button)
 
 
 def _number(widget: Any) -> float | int | None:

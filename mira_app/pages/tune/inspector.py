@@ -116,17 +116,12 @@ class Inspector:
         reading, number, source = self.reading, self.number, self.session.data
         if reading is None or number is None:
             return
-        self.explore.loading = True
-
-        def done(key: str) -> None:
-            self.explore.loading = False
-            self.session.param.update(job=key, page="explore")
-
-        def failed(text: str) -> None:
-            self.explore.loading = False
-            self._say(text)
-
-        parts.in_thread(lambda: self.page.studies.topics_on_cells(reading, number, source), done, failed)
+        parts.in_thread(
+            lambda: self.page.studies.topics_on_cells(reading, number, source),
+            lambda key: self.session.param.update(job=key, page="explore"),
+            self._say,
+            self.explore,
+        )
 
     def _pin(self) -> None:
         self.session.pin = "" if self.session.pinned == self.number else str(self.number)
