@@ -38,8 +38,9 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
+    """A Chromium for one file: while it is there, Playwright has a loop run, which no other file may depend on."""
     if CHROMIUM is None:
         if os.environ.get("CI"):
             pytest.fail("CI must have a browser: apt-get install chromium")
