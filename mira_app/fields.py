@@ -53,7 +53,8 @@ class Field:
         self._source: ResolvedOption | None = None
         self._problem = ""
         self._several = isinstance(self.declared, options.ColumnNames)
-        self._is_text = choices is None and not isinstance(self.declared, param.Selector | param.Boolean)
+        chosen = self._several or choices is not None or isinstance(self.declared, param.Selector | param.Boolean)
+        self._is_text = not chosen
         # What the widget has, or will have.
         self._raw: Any = (
             [] if self._several else next(iter(choices.values())) if choices is not None
@@ -68,7 +69,7 @@ class Field:
             "error_state": bool(self._problem), "sizing_mode": "stretch_width", "margin": (8, 10, 0, 10),
         }  # fmt: skip
         if self._several:
-            widget = pmui.MultiChoice(options=list(self.choices or {}), stylesheets=[SEVERAL], **shared)
+            widget = pmui.MultiChoice(options=list(self._choices()), stylesheets=[SEVERAL], **shared)
         elif self._is_text:
             widget = pmui.TextInput(placeholder=self._unset(), size="small", stylesheets=[FIELD], **shared)
         else:
@@ -77,8 +78,11 @@ class Field:
         return widget
 
     def _choices(self) -> Any:
-        if self.choices is not None:
-            return self.choices
+        """Return what there is to choose, and what was given without being among it: it can be seen and taken out."""
+        if self._several or self.choices is not None:
+            choices = self.choices or {}
+            given = [x for x in (self._raw if self._several else [self._raw]) if x not in (EMPTY, None)]
+            return choices | {str(x): x for x in given if x not in choices.values()}
         if isinstance(self.declared, param.Boolean):
             return {"yes": True, "no": False}
         return list(self.declared.objects)
@@ -108,8 +112,8 @@ class Field:
             self.view.visible = visible
 
     def _on_change(self, event: Any) -> None:
-        self._raw = event.new
         if not self._quiet:
+            self._raw = event.new
             self._changed()
 
     def value(self) -> Any:
@@ -154,6 +158,9 @@ class Field:
         if "widget" in self.__dict__:
             self._quiet = True
             try:
+                if not self._is_text:
+                    offered = self._choices()
+                    self.widget.options = list(offered) if self._several else offered
                 self.widget.value = self._raw
             finally:
                 self._quiet = False

@@ -11,9 +11,10 @@ from __future__ import annotations
 import copy
 import functools
 import importlib
+import threading
 from collections.abc import Callable, MutableMapping, MutableSequence, MutableSet, Sequence, Set
 from types import MemberDescriptorType
-from typing import Any, ClassVar
+from typing import Any
 
 import bokeh.model.util as bokeh_models
 from bokeh.core.has_props import HasProps, MetaHasProps, is_DataModel
@@ -31,6 +32,7 @@ from param import parameterized
 from param.parameterized import Parameter
 
 PLAIN = {bool, int, float, str, type(None)}  # what cannot be changed in place, and refers to nothing
+KEPT = 64  # answers, of which each asker can make a new one
 CONTAINERS = (MutableSequence, MutableSet, MutableMapping)
 
 _defaults: dict[type, dict[str, Any]] = {}  # class -> the plain ones among its defaults
@@ -189,31 +191,37 @@ def _define(cls: type[HasProps], serializer: Serializer) -> Any:
 class _Deserializer(Deserializer):
     """Reads changes; the document has its models by their ids already."""
 
-    models: ClassVar[dict[ID, Model]] = {}  # of the document whose changes are read
+    reading = threading.local()  # models: of the document whose changes this thread reads
 
     def __init__(self, references: Sequence[Model] | None = None, *, setter: Any = None) -> None:
         super().__init__(setter=setter)
-        self._references = dict(self.models) if references else {}
+        self._references = dict(getattr(self.reading, "models", {})) if references else {}
 
 
 def _take(self: Document, patch_json: Any, *, setter: Any = None) -> None:
     """Take changes from a browser."""
-    _Deserializer.models = self.models._models
+    _Deserializer.reading.models = self.models._models
     try:
         _take_changes(self, patch_json, setter=setter)
     finally:
-        _Deserializer.models = {}
+        _Deserializer.reading.models = {}
 
 
 def _extra_resources(self: Resources, found: list[str], kind: str) -> None:
-    """Add the files of a kind that the classes of parts need; looked for again once there are other classes."""
+    """Add the files of a kind that the classes of parts need; looked for again once there are other classes.
+
+    Where they are is of the asker's choosing, so that few answers are kept.
+    """
     loaded = frozenset(state._extensions or ())
     where = (self.mode, self.absolute, self._root_url, state.rel_path)
     asked = (kind, loaded, *where, len(Model.model_class_reverse_map))
-    if asked not in _resources:
-        _resources[asked] = []
-        _find_resources(self, _resources[asked], kind)
-    found += [file for file in _resources[asked] if file not in found]
+    files = _resources.get(asked)
+    if files is None:
+        _find_resources(self, files := [], kind)
+        if len(_resources) >= KEPT:
+            _resources.clear()
+        _resources[asked] = files
+    found += [file for file in files if file not in found]
 
 
 LIGHTER: list[tuple[Any, str, Any]] = [  # where, name, what stands there instead

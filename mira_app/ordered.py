@@ -16,7 +16,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import panel as pn
-from bokeh.document.events import DocumentPatchedEvent
+from bokeh.document.events import (
+    ColumnDataChangedEvent,
+    ColumnsPatchedEvent,
+    ColumnsStreamedEvent,
+    DocumentPatchedEvent,
+    ModelChangedEvent,
+)
 from panel.io import document as panel_document
 from panel.reactive import Syncable
 
@@ -90,6 +96,27 @@ def _is_locked(session: Any) -> bool:
     return session._pending_writes is not None  # Bokeh keeps them as long as somebody has the lock
 
 
+def _as_one(events: list[Any], document: Any) -> list[Any]:
+    """Return changes that are right when they are written together, which is after the last of them was made.
+
+    A change of a part that has gone meanwhile would name what the browser never got; whole columns are read when they
+    are written, so that rows which were added to them meanwhile are among them already.
+    """
+    of_parts = (ModelChangedEvent, ColumnDataChangedEvent, ColumnsStreamedEvent, ColumnsPatchedEvent)
+    whole: dict[Any, ColumnDataChangedEvent] = {}
+    changes = []
+    for event in events:
+        if isinstance(event, of_parts) and event.model.document is not document:
+            continue
+        if isinstance(event, ColumnDataChangedEvent) and event.data is None:
+            whole[event.model.id] = event
+        elif isinstance(event, ColumnsStreamedEvent | ColumnsPatchedEvent) and event.model.id in whole:
+            whole[event.model.id].cols = None  # all of them, as all have grown
+            continue
+        changes.append(event)
+    return changes
+
+
 def _let_go(document: Any, session: Any) -> None:
     """Let held changes go: now if Bokeh takes them, else in the next turn, in which it does.
 
@@ -100,9 +127,10 @@ def _let_go(document: Any, session: Any) -> None:
     document.callbacks._held_events = []
     document.callbacks.unhold()
     panel_document.monkeypatch_events(events)
-    changes = [e for e in events if isinstance(e, DocumentPatchedEvent)]
+    patched = [e for e in events if isinstance(e, DocumentPatchedEvent)]
+    changes = _as_one(patched, document)
     # The others need no lock, and are how a turn is asked for.
-    panel_document.retrigger_events(document, [e for e in events if e not in changes])
+    panel_document.retrigger_events(document, [e for e in events if e not in patched])
 
     def send() -> None:
         """Write them as one message, where Bokeh would write one for each."""

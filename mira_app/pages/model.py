@@ -256,14 +256,15 @@ class ModelPage:
             self.form.load({**self.form.given, "min_learning_rate": low, "max_learning_rate": high})
 
     def _estimate(self) -> None:
-        if self.form is None or self.form.problem:
+        if self.form is None or self.form.problem or parts.is_busy(self.estimate):
             return
         given, key, recipe = dict(self.form.given), self._made_for[0], self.recipe
         share = self.held_out.value or None
+        asked = (given, self._made_for, self.held_out.value)
         self.estimated.object = "Taking a few steps to see how long they take …"
 
         def show(told: str) -> None:
-            if self.form is not None and self.form.given == given:
+            if self.form is not None and (self.form.given, self._made_for, self.held_out.value) == asked:
                 self.estimated.object = told
 
         parts.in_thread(

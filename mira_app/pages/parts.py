@@ -10,6 +10,7 @@ import html
 import logging
 import numbers
 import re
+import time
 import traceback
 import urllib.parse
 import weakref
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 _FETCHING = ThreadPoolExecutor(16, "fetch")  # what pages show, of all sessions
 AT_ONCE = 0.3  # seconds within which nobody has to be told that something is being done
 DRAWN = 1.0  # seconds after which a browser has drawn what it was told
+LEFT = 60.0  # seconds without a turn, after which a page has been left
 _BUSY: weakref.WeakSet[Any] = weakref.WeakSet()  # buttons that have asked for something
 LONG = 12  # rows from which a table is one to search in
 WIDE = 40  # letters above which text is broken into lines
@@ -216,7 +218,7 @@ def in_thread(
     """
     document = pn.state.curdoc
     if busy is not None:
-        if busy in _BUSY:
+        if is_busy(busy):
             return
         _BUSY.add(busy)
 
@@ -229,8 +231,17 @@ def in_thread(
     async def go() -> None:
         task = asyncio.create_task(asyncio.to_thread(work))
         if busy is not None and not (await asyncio.wait({task}, timeout=AT_ONCE))[0]:
-            in_turn(lambda: setattr(busy, "loading", True), document)
-            await asyncio.gather(asyncio.wait({task}), asyncio.sleep(DRAWN))
+            turned = asyncio.get_running_loop().create_future()
+
+            def turn() -> None:
+                busy.loading = True
+                if not turned.done():
+                    turned.set_result(time.monotonic())
+
+            in_turn(turn, document)
+            await asyncio.wait({task})
+            if (await asyncio.wait({turned}, timeout=LEFT))[0]:
+                await asyncio.sleep(turned.result() + DRAWN - time.monotonic())
         try:
             got = await task
         except MiraError as wrong:
@@ -244,6 +255,11 @@ def in_thread(
         in_turn(functools.partial(end, functools.partial(failed, told)), document)
 
     pn.state.execute(go)
+
+
+def is_busy(button: Any) -> bool:
+    """Tell whether what a button asked for is still being done."""
+    return button in _BUSY
 
 
 def card(*objects: Any, heading: str = "", **params: Any) -> pn.viewable.Viewable:

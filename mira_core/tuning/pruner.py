@@ -7,6 +7,8 @@ import math
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from .study import standing
+
 
 def rungs_of(num_epochs: int) -> list[int]:
     """Return the epochs at which successive halving looks at a trial, and the last one."""
@@ -19,8 +21,8 @@ class Halving(optuna.pruners.SuccessiveHalvingPruner):
     """Successive halving that can't leave a study without a model.
 
     What a trial scored at a rung counts though it was stopped or died later. Where such a one was the best, all others
-    could be pruned; so, until one is completed, the first of those that run goes on to its end. (Successive halving:
-    Li et al., MLSys 2020.)
+    could be pruned; so, until one is completed, the first of those that run goes on to its end, and where that fails
+    when all others are pruned, `study.spent` lets another begin. (Successive halving: Li et al., MLSys 2020.)
 
     Parameters
     ----------
@@ -38,4 +40,6 @@ class Halving(optuna.pruners.SuccessiveHalvingPruner):
         if math.isnan(trial.intermediate_values[trial.last_step]):  # type: ignore[index]
             return True
         hopes = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
-        return any(t.state == TrialState.COMPLETE or t.number < trial.number for t in hopes)
+        return any(
+            t.state == TrialState.COMPLETE or (t.number < trial.number and standing(t) == "alive") for t in hopes
+        )

@@ -28,6 +28,8 @@ FORMAT = 1
 MEASURES = ("distortion", "rate", "dependence", "score")
 # What fit may change when it goes on with a study.
 BUDGET = ("max_trials", "min_trials", "stop_condition")
+# Trials beyond `max_trials` that may begin where those before it were pruned and what they were pruned for has failed.
+SPARE = 3
 # What people are told, and nothing depends on.
 TOLD = ("data", "recipe", "owner")
 ASKED = "it was asked to stop"
@@ -45,7 +47,7 @@ class Plan:
         What is searched.
     min_trials, max_trials, stop_condition
         A study ends once `min_trials` have ended and `stop_condition` have passed without a better one, or once
-        `max_trials` have begun.
+        `max_trials` have begun; or up to `SPARE` more, as long as all were pruned or failed.
     seed
         A trial's is this and its number.
     train_size
@@ -136,8 +138,10 @@ def spent(trials: Sequence[FrozenTrial], plan: Plan) -> str:
     """Say why the trials that have begun are enough; empty if they are not."""
     ended = [t for t in trials if t.state.is_finished()]
     best = best_of(ended)
-    if len(trials) >= plan.max_trials:
-        return f"{plan.max_trials} trials have begun"
+    states = {t.state for t in trials}
+    without_model = best is None and TrialState.PRUNED in states and TrialState.RUNNING not in states
+    if len(trials) >= plan.max_trials + (SPARE if without_model else 0):
+        return f"{len(trials)} trials have begun"
     since = sum(t.number > best.number for t in ended) if best else 0
     if len(ended) >= plan.min_trials and best is not None and since >= plan.stop_condition:
         return f"{since} trials have passed since the best one"

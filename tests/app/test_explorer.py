@@ -442,6 +442,22 @@ def test_a_map_with_one_run_is_not_shown_once_another_is_chosen(fitted, predicte
     assert card._table() is None
 
 
+def test_of_a_run_that_cannot_be_had_nothing_of_the_one_before_is_shown(fitted, predicted):
+    def fetch(key: str) -> Cells:
+        if key == "broken":
+            raise DataError("its cells have gone")
+        return Cells(predicted)
+
+    explorer = TopicExplorer(fitted, predicted, others=(lambda: {k: k for k in ("whole", "broken")}, fetch))
+    explorer.part = "modalities"
+    card = explorer._made["modalities"]
+    card.choice.value = "whole"
+    assert card.place.view.objects
+    card.choice.value = "broken"
+    assert card.working.view.objects  # why
+    assert (card.place.view.objects, card.other, card._table(), card.embed.visible) == ([], None, None, False)
+
+
 def test_topics_of_two_modalities_are_correlated(fitted, predicted):
     theirs = predicted[::-1].copy()  # the same cells in another order
     explorer = TopicExplorer(fitted, predicted, modality=theirs)

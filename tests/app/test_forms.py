@@ -198,10 +198,18 @@ def test_columns_that_hold_no_numbers_are_not_offered_as_numbers(adata, column):
     ("name", "value"),
     [("highly_variable_key", "nope"), ("categorical_covariates", ["batch", "nope"]), ("counts_layer", "nope")],
 )
-def test_what_the_data_do_not_have_is_told_beside_the_field(form, name, value):
+@pytest.mark.parametrize("drawn", [False, True])
+def test_what_the_data_do_not_have_is_told_beside_the_field(form, name, value, drawn):
+    if drawn:
+        form.fields[name].view.get_root()
     form.load({"feature_type": "expression", name: value})
     assert f"{name} names 'nope', which these data cannot give it" in form.problem
-    assert form.fields[name].widget.error_state
+    widget = form.fields[name].widget
+    form.fields[name].view.get_root()
+    assert widget.error_state
+    assert widget.value == value  # where it can be taken out
+    widget.value = [] if isinstance(value, list) else next(iter(form.fields[name].choices.values()))
+    assert form.problem == ""
     form.load({"feature_type": "expression"})
     assert form.problem == ""
 

@@ -202,6 +202,25 @@ def test_files_of_parts_are_those_of_panel(monkeypatch):
     assert not any("another.css" in f for f in light[0][0])
 
 
+def test_few_lists_of_files_are_kept_and_none_that_broke_off(monkeypatch):
+    """Each asker can name another place."""
+    whole = Resources(mode="server", root_url="/first").css_files
+    find = lighter._find_resources
+
+    def break_off(resources, found, kind):
+        raise OSError("no memory")
+
+    monkeypatch.setattr(lighter, "_find_resources", break_off)
+    with pytest.raises(OSError, match="no memory"):
+        Resources(mode="server", root_url="/second").css_files  # noqa: B018 - a property that looks for files
+    monkeypatch.setattr(lighter, "_find_resources", find)
+    second = Resources(mode="server", root_url="/second").css_files
+    assert [f.replace("/second", "/first") for f in second] == whole
+    for i in range(2 * lighter.KEPT):
+        Resources(mode="server", root_url=f"/{i}").css_files  # noqa: B018
+        assert len(lighter._resources) <= lighter.KEPT
+
+
 @pytest.mark.parametrize("include_defaults", [False, True])
 def test_values_are_those_of_bokeh(monkeypatch, include_defaults):
     def told() -> list[str]:

@@ -18,10 +18,12 @@ import panel as pn
 import panel_material_ui as pmui
 import pytest
 from bokeh.document import Document
-from bokeh.models import ColumnDataSource
+from bokeh.models import ColumnDataSource, Div, Row
 from bokeh.plotting import figure
+from bokeh.protocol import Protocol
 from tornado.websocket import websocket_connect
 
+from mira_app import ordered
 from mira_app.ordered import keep_order
 from mira_app.pages import parts
 from tests.benchmarks.tabs import Log, Sign, Tab, change, event
@@ -157,12 +159,72 @@ def test_a_click_right_after_a_change_may_change_figures(port):
     assert not log.errors
 
 
+def _replace_one(source: ColumnDataSource, row: Row) -> None:
+    source.data["y"] = [7.0, 8.0]
+    source.stream({"x": [3.0], "y": [9.0]})
+
+
+def _replace_all(source: ColumnDataSource, row: Row) -> None:
+    source.patch({"x": [(0, 6.0)]})
+    source.data = {"x": [5.0], "z": [6.0]}
+    source.stream({"x": [3.0], "z": [9.0]})
+    source.patch({"z": [(1, 4.0)]})
+
+
+def _come_and_go(source: ColumnDataSource, row: Row) -> None:
+    row.children = [brief := Div(text="first")]
+    brief.text = "second"
+    row.children = []
+
+
+def _come_and_stay(source: ColumnDataSource, row: Row) -> None:
+    row.children = [part := Div(text="first")]
+    part.text = "second"
+    source.name = "named"
+
+
+@pytest.mark.parametrize("change", [_replace_one, _replace_all, _come_and_go, _come_and_stay])
+def test_what_is_written_together_gives_what_is_here(change):
+    """A copy of the document, as a browser has it, is the same afterwards."""
+    document, source, row = Document(), ColumnDataSource({"x": [1.0, 2.0], "y": [3.0, 4.0]}), Row()
+    document.add_root(source)
+    document.add_root(row)
+    copy = Document.from_json(document.to_json())
+    document.hold("combine")
+    change(source, row)
+    events = ordered._as_one(document.callbacks._held_events, document)
+    Protocol().create("PATCH-DOC", events).apply_to_document(copy)
+    their_source, their_row = copy.roots
+    assert (dict(their_source.data), their_source.name) == (dict(source.data), source.name)
+    assert [c.text for c in their_row.children] == [c.text for c in row.children]
+
+
 def test_for_a_page_that_has_been_left_nothing_is_done():
     here, left, done = Document(), Document(), []
     left.callbacks.destroy()
     for document in (here, left):
         parts.in_turn(functools.partial(done.append, document), document)
     assert done == [here]
+
+
+def test_a_button_that_turns_late_turns_long_enough(monkeypatch):
+    """Where the session is busy, its turn comes when all has been done."""
+    button, turned = pmui.Button(label="Begin"), []
+    button.param.watch(lambda _: turned.append(time.monotonic()), "loading")
+    monkeypatch.setattr(parts, "AT_ONCE", 0.05)
+    monkeypatch.setattr(parts, "DRAWN", 0.3)
+
+    async def ask() -> None:
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+        free = loop.time() + 0.6
+        monkeypatch.setattr(parts, "in_turn", lambda action, _=None: loop.call_at(max(free, loop.time()), action))
+        parts.in_thread(lambda: time.sleep(0.1), lambda _: done.set(), pytest.fail, button)
+        await done.wait()
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, ask()).result()
+    began, ended = turned
+    assert ended - began >= 0.3
 
 
 def test_a_button_turns_only_while_something_takes_long(monkeypatch):

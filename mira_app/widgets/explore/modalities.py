@@ -88,6 +88,8 @@ class ModalitiesCard:
         self.maps_at.objects = []
 
     def _correlate(self, key: str) -> None:
+        self._clear()  # that of another run, also where this one can't be shown
+        self.note.object = ""
         first = self.explorer.cells
 
         def work(_: Progress) -> tuple[Cells, pd.DataFrame]:
@@ -95,7 +97,6 @@ class ModalitiesCard:
             return second, analysis.correlate_topics(first.named, second.named)
 
         def done(got: tuple[Cells, pd.DataFrame]) -> None:
-            self.mapping.stop()  # that of another run, which may be on its way
             self.other, self.frame = got
             self.figure.root.title.text = "Correlation of topics: here by row, of the other modality by column"
             self.figure.update(self.frame)
@@ -105,7 +106,6 @@ class ModalitiesCard:
                 "kinds of cells nearly all topics correlate a little: read the greatest of a row and a column."
             )
             self.embed.visible = True
-            self.maps_at.objects = []
 
         self.working.run("Correlating topics", work, done)
 

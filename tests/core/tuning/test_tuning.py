@@ -227,6 +227,44 @@ def test_a_study_whose_best_trials_were_stopped_still_gets_a_model():
     assert not all(goes_on(s.ask(), epoch, 4.0) for epoch in range(1, 9))
 
 
+def test_nothing_is_pruned_for_a_trial_that_has_died():
+    """Between the death of its process and the moment in which it is told to have failed, it looks as if it ran."""
+    s = optuna.create_study(pruner=pruner.Halving(8))
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as gone:
+        pass
+    for process, pruned in ((this_process() | {"pid": gone.pid}, False), (this_process(), True)):
+        hope, other = s.ask(), s.ask()
+        hope.set_user_attr("process", process)
+        hope.report(1.0, 2)
+        assert not hope.should_prune()
+        other.report(2.0, 2)
+        assert other.should_prune() == pruned
+        for trial in (hope, other):
+            s.tell(trial, state=TrialState.FAIL)
+
+
+def test_further_trials_begin_where_what_others_were_pruned_for_has_failed(folder, cells):
+    tuner = make_tuner(cells, max_trials=3, min_trials=3)
+    hope, *others = (tuner.study.ask() for _ in range(3))
+    for trial in others:
+        tuner.study.tell(trial, state=TrialState.PRUNED)
+    assert study.why_to_end(tuner.study, tuner._plan) == "3 trials have begun"  # it may still be completed
+    tuner.study.tell(hope, state=TrialState.FAIL)
+    assert study.why_to_end(tuner.study, tuner._plan) == ""
+    tuner.fit(cells)
+    assert [t.state for t in tuner.study.trials[3:]] == [TrialState.COMPLETE]
+    assert tuner.fetch_best_weights().num_topics
+
+
+def test_further_trials_that_fail_end_a_study_too(folder, cells):
+    tuner = make_tuner(cells, max_trials=2, min_trials=2)
+    told_trials(tuner, [None])
+    for _ in range(1 + study.SPARE):
+        assert not study.why_to_end(tuner.study, tuner._plan)
+        tuner.study.tell(tuner.study.ask(), state=TrialState.FAIL)
+    assert study.why_to_end(tuner.study, tuner._plan) == "5 trials have begun"
+
+
 def test_a_trial_without_memory_is_tried_once_more_with_less(folder, cells, monkeypatch):
     honest, seen = loop.train, []
 
