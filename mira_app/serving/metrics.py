@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import threading
 import time
 from collections import Counter as Tally
@@ -60,6 +61,8 @@ class Metrics:
         Info("mira", "Version of the server", registry=registry).info({"version": __version__})
         self.sessions = Gauge("mira_sessions", "Sessions in memory, by whether a browser is there", ["browser"],
                               registry=registry)  # fmt: skip
+        Gauge("mira_python_blocks", "Blocks of memory in use; resident memory is as much as there ever were",
+              registry=registry).set_function(sys.getallocatedblocks)  # fmt: skip
         self.requests = Counter("mira_requests", "Requests answered, since the first scrape",
                                 ["handler", "method", "status"], registry=registry)  # fmt: skip
         self.seconds = Histogram("mira_request_seconds", "Time until a request was answered, since the first scrape",

@@ -78,6 +78,7 @@ def test_jobs_uploads_the_disk_and_the_process_are_told(server):
     assert found["process_resident_memory_bytes",] > 1e7
     assert found["process_open_fds",] > 3
     assert found["process_cpu_seconds_total",] > 0
+    assert found["mira_python_blocks",] > 100_000
 
 
 def test_sessions_are_counted_by_whether_a_browser_is_there(server):

@@ -61,6 +61,7 @@ from .visitors import Visit, person
 
 ANSWERED = 1.0  # seconds, of 95 %
 GROWTH = 40.0  # MB an hour; what comes and goes with sessions is about as much as that over a quarter of an hour
+SESSIONS = r"mira_sessions\{.*\}"
 JUDGED = 10.0  # minutes, from which memory is judged
 DAY = 1440  # actions of one person
 NAME = "somebody"  # as whom all come in: the jobs of people give way to the server
@@ -176,6 +177,7 @@ class Meter:
     rss: list[float] = field(default_factory=list)  # MB
     cpu: list[float] = field(default_factory=list)  # seconds
     alive: list[int] = field(default_factory=list)
+    blocks: list[float] = field(default_factory=list)  # million that Python uses; memory is as much as it ever used
 
     def read(self) -> None:
         """Look once."""
@@ -183,7 +185,9 @@ class Meter:
         self.at.append(time.monotonic())
         self.rss.append(sum(p.memory_info().rss for p in processes) / 1e6)
         self.cpu.append(sum(sum(p.cpu_times()[:2]) for p in processes))
-        self.alive.append(self.sessions())
+        told = self._told()
+        self.alive.append(int(_sum(SESSIONS, told)))
+        self.blocks.append(_sum("mira_python_blocks", told) / 1e6)
 
     def log(self) -> str:
         """Return what the servers have said."""
@@ -191,9 +195,10 @@ class Meter:
 
     def sessions(self) -> int:
         """Return how many sessions the servers have in memory, as they tell themselves."""
-        told = [requests.get(server.url("/metrics"), timeout=60).text for server in self.servers]
-        counts = [n for text in told for n in re.findall(r"^mira_sessions\{.*\} (\S+)$", text, re.MULTILINE)]
-        return int(sum(map(float, counts)))
+        return int(_sum(SESSIONS, self._told()))
+
+    def _told(self) -> list[str]:
+        return [requests.get(server.url("/metrics"), timeout=60).text for server in self.servers]
 
     def errors(self) -> list[str]:
         """Return what went wrong in the server, each time with what it said next."""
@@ -207,6 +212,11 @@ class Meter:
         """Return the slope of memory in the second half, MB an hour."""
         half = len(self.at) // 2
         return float(np.polyfit(np.array(self.at[half:]) / 3600, self.rss[half:], 1)[0])
+
+
+def _sum(name: str, told: Sequence[str]) -> float:
+    """Return what several servers tell of a metric together."""
+    return sum(float(n) for text in told for n in re.findall(rf"^{name} (\S+)$", text, re.MULTILINE))
 
 
 @contextlib.contextmanager
@@ -316,11 +326,12 @@ def report(log: Log, meter: Meter, ages: list[float], asked: Any, own: float) ->
     if ages:
         print(f"the run in the browser was {statistics.median(ages):.1f} s old, {p95(ages):.1f} s in 95 %, "
               f"{max(ages):.1f} s ever; told to the second, in {len(ages)} looks")  # fmt: skip
-    print(f"{'minute':>8} {'MB':>6} {'sessions':>9} {'of a core':>10}")
+    print(f"{'minute':>8} {'MB':>6} {'blocks':>7} {'sessions':>9} {'of a core':>10}")
     at = [round(i * (len(meter.at) - 1) / TENTHS) for i in range(TENTHS + 1)]
     for before, now in zip(at, at[1:], strict=False):
         share = (meter.cpu[now] - meter.cpu[before]) / max(meter.at[now] - meter.at[before], 1e-9)
-        print(f"{(meter.at[now] - meter.at[0]) / 60:8.1f} {meter.rss[now]:6.0f} {meter.alive[now]:9} {share:10.0%}")
+        print(f"{(meter.at[now] - meter.at[0]) / 60:8.1f} {meter.rss[now]:6.0f} {meter.blocks[now]:6.2f}M "
+              f"{meter.alive[now]:9} {share:10.0%}")  # fmt: skip
     whole = meter.at[-1] - meter.at[0]
     print(f"{asked.servers} server(s) took {(meter.cpu[-1] - meter.cpu[0]) / whole:.0%} of a core of {os.cpu_count()}, "
           f"the people together {own / whole:.0%}")  # fmt: skip
