@@ -146,9 +146,11 @@ class DataSets:
         return Listing(folders, sources, n_others)
 
     def _name_of(self, number: int) -> str:
-        root, n = self.folders[number], len(self.settings.data)
+        n = len(self.settings.data)
         if number < n:
-            return root.name or str(root)
+            names = [root.name or str(root) for root in self.folders[:n]]
+            which = names[: number + 1].count(names[number])
+            return f"{names[number]} ({which})" if names.count(names[number]) > 1 else names[number]
         return "Uploads" if number == len(self.folders) - 1 else "My data"
 
     def _is_there(self, number: int) -> bool:
@@ -157,11 +159,11 @@ class DataSets:
     def feature_sets(self) -> dict[str, Path]:
         """Return label -> path of the .gmt and .bed files below the data folders, links resolved."""
         found: dict[str, Path] = {}
-        for root in self.folders:
+        for number, root in enumerate(self.folders):
             for kind in SETS:
                 for path in sorted(root.rglob(kind) if root.is_dir() else []):
                     if len(found) < MOST_SETS and path.is_file() and _is_inside(path, root.resolve()):
-                        found[f"{root.name}/{path.relative_to(root).as_posix()}"] = path
+                        found[f"{self._name_of(number)}/{path.relative_to(root).as_posix()}"] = path
         return found
 
     def path_of(self, key: str) -> Path:

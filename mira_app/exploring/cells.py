@@ -89,7 +89,7 @@ class InFile:
 
     def column(self, name: str) -> pd.Series:
         """Return one column."""
-        return pd.Series(self._read(f"obs/{name}" if "/" not in name else name))
+        return pd.Series(self._read(f"obs/{name}"))
 
     def names(self) -> np.ndarray:
         """Return names of cells."""

@@ -106,6 +106,7 @@ class TrainingCurves:
         self.pinned: Callable[[], None] = lambda: None
         self._expected = 0
         self._window: tuple[float, float] | None = None
+        self._scale = 1.0  # steps of an epoch, as they are drawn
         self.root = pn.Column(sizing_mode="stretch_width", margin=0, visible=False)
         self._build(0, 1)
 
@@ -120,6 +121,7 @@ class TrainingCurves:
         self._smooth: list[GlyphRenderer] = []
         self._held_out: list[GlyphRenderer] = []
         self._spans: list[tuple[figure, Span]] = []
+        self._reads: list[CustomJS] = []
         self._items = {
             "each step": LegendItem(label="each step"),
             "smoothed": LegendItem(label="smoothed", visible=False),
@@ -202,12 +204,16 @@ class TrainingCurves:
             )  # fmt: skip
             p.on_event(RangesUpdate, lambda event: self.show_window(event.x0, event.x1))
         p.add_tools(CrosshairTool(overlay=self._crosshair, visible=False))
-        names = [["epoch" if self.by_epoch else "step", "x"], *([c.replace("_", " "), c] for c in DRAWN)]
-        p.js_on_event(MouseMove, CustomJS(args={"source": self.source, "div": self.readout, "names": names}, code=READ))
+        read = CustomJS(args={"source": self.source, "div": self.readout, "names": self._read_out()}, code=READ)
+        self._reads.append(read)
+        p.js_on_event(MouseMove, read)
         p.js_on_event(MouseLeave, CustomJS(args={"div": self.readout}, code="div.text = ''"))
         p.on_event(Tap, lambda event: self.pin(event.x))
         p.xaxis.formatter = NumeralTickFormatter(format="0,0")
         return p
+
+    def _read_out(self) -> list[list[str]]:
+        return [["epoch" if self.by_epoch else "step", "x"], *([c.replace("_", " "), c] for c in DRAWN)]
 
     def _place_beside(self) -> Beside | None:
         """Return a free place for another run; a new one as long as there may be more."""
@@ -249,6 +255,9 @@ class TrainingCurves:
             before, self.series = self.series, series
             if len(before.steps) or len(before.epochs):
                 self._replace()
+        if self.by_epoch and self._scale != per_epoch(series):  # which is known once an epoch has ended
+            self._replace()
+            self._place_pins()
         rows = series.chosen(MAX_POINTS, self._window)
         shown = self.source.data["step"]
         kept = series.steps["step"][rows[: len(shown)]]
@@ -269,6 +278,7 @@ class TrainingCurves:
         self.root.visible = len(series.steps) > 0 or len(series.epochs) > 0
 
     def _replace(self) -> None:
+        self._scale = per_epoch(self.series)
         self.source.data = self._steps(self.series.chosen(MAX_POINTS, self._window))
         self.epochs.data = self._epochs()
         for b in self.beside:
@@ -309,6 +319,8 @@ class TrainingCurves:
             self.compare(runs)
             self.update(series)
         self.figures["loss"].xaxis.axis_label = "epoch" if by_epoch else "step"
+        for read in self._reads:
+            read.args = {**read.args, "names": self._read_out()}
         for renderer in self._raw:
             renderer.glyph.line_alpha = 0.3 if smoothing else 1.0
         for renderer in self._smooth:
@@ -350,7 +362,7 @@ class TrainingCurves:
         steps = self.series.steps["step"]
         if not len(steps):
             return
-        at = int(np.clip(np.searchsorted(self._as_x(self.series, steps), x), 0, len(steps) - 1))
+        at = int(np.abs(self._as_x(self.series, steps) - x).argmin())
         self.pins.append(int(steps[at]))
         self._place_pins()
         self.pinned()

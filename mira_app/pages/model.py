@@ -49,6 +49,7 @@ class ModelPage:
         self.workspace, self.session = workspace, session
         self.form: ModelForm | None = None
         self._made_for = ("", "")  # data and recipe
+        self._given: tuple[str, Mapping[str, Any]] = ("", {})  # data, and what the last form for them said
         self.recipe = Recipe()
         self._started = -ONCE
         self.below = pn.Column(sizing_mode="stretch_width", margin=0)
@@ -96,7 +97,9 @@ class ModelPage:
         key, recipe_key = self.session.data, self.session.recipe
         if (key, recipe_key) == self._made_for and key:
             return
-        given = self.form.given if self.form is not None and key == self._made_for[0] else {}
+        if self.form is not None:
+            self._given = (self._made_for[0], self.form.given)
+        given = self._given[1] if key == self._given[0] else {}
         self.form, self._made_for = None, ("", "")
         if not key:
             go = pmui.Button(label="Choose data", margin=10)

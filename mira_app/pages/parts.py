@@ -181,7 +181,7 @@ def load(below: Any, fetch: Callable[[], T], show: Callable[[T], None]) -> None:
     fetch, show
         What to get, and what to do with it.
     """
-    below.objects = [pmui.LinearProgress(variant="indeterminate", sizing_mode="stretch_width")]
+    below.objects = waiting = [pmui.LinearProgress(variant="indeterminate", sizing_mode="stretch_width")]
     fetched = _FETCHING.submit(contextvars.copy_context().run, fetch)  # while the browser loads the page
     document = pn.state.curdoc
 
@@ -196,7 +196,12 @@ def load(below: Any, fetch: Callable[[], T], show: Callable[[T], None]) -> None:
         else:
             in_turn(functools.partial(show, got), document)
             return
-        in_turn(lambda: setattr(below, "objects", [told]), document)
+
+        def tell() -> None:
+            if below.objects == waiting:  # else something else is shown by now
+                below.objects = [told]
+
+        in_turn(tell, document)
 
     pn.state.onload(go)  # at once if the page is there; what changes while it is being sent can be lost
 

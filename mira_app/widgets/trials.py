@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import panel as pn
 import panel_material_ui as pmui
@@ -180,7 +181,7 @@ class TrialsView:
         self.table.show(lambda: frame_of(self.shown))
 
     def _csv(self) -> Any:
-        text = frame_of(self.reading.trials).to_csv(index=False) if self.reading is not None else ""
+        text = frame_of(self.reading.trials, None).to_csv(index=False) if self.reading is not None else ""
         return io.StringIO(text)
 
     # --- selection ----------------------------------------------------------------------------------
@@ -201,10 +202,26 @@ class TrialsView:
         self.chosen(numbers)
 
 
-def frame_of(trials: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return the table of trials: first what they are, then what was tried, then what it took."""
+def frame_of(trials: list[dict[str, Any]], digits: int | None = 6) -> pd.DataFrame:
+    """Return the table of trials: first what they are, then what was tried, then what it took.
+
+    Parameters
+    ----------
+    trials
+        As a reading tells them.
+    digits
+        Of each number, counted from the first that is not 0; None: all.
+    """
     frame = pd.DataFrame(trials).drop(columns=["elbo"], errors="ignore")
     first, last = [c for c in FIRST if c in frame], [c for c in LAST if c in frame]
     frame = frame[[*first, *(c for c in frame if c not in {*first, *last, "weights", "change"}), *last]]
-    rounded = {c: 4 for c in frame.select_dtypes("float").columns}
-    return frame.round(rounded).rename(columns={"number": "trial", "epochs_trained": "epochs"})
+    if digits is not None:
+        frame = frame.assign(**{c: _rounded(v.to_numpy(), digits) for c, v in frame.select_dtypes("float").items()})
+    return frame.rename(columns={"number": "trial", "epochs_trained": "epochs"})
+
+
+def _rounded(values: np.ndarray, digits: int) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = 10.0 ** (digits - 1 - np.floor(np.log10(np.abs(values))))
+        rounded = np.round(values * scale) / scale
+    return np.where(np.isfinite(rounded), rounded, values)

@@ -58,6 +58,7 @@ class Begin:
         self.view = parts.card(self.below, heading="New study")
         shared: dict[str, Any] = {"size": "small", "sizing_mode": "stretch_width", "margin": (6, 10)}
         self.name = pmui.TextInput(label="Name", **shared)
+        self._called = ""  # by us, after the data
         self.fields = {
             name: pmui.TextInput(label=name, placeholder=f"{default:g}", description=HELP[name], **shared)
             for name, default in BUDGET.items()
@@ -94,8 +95,8 @@ class Begin:
         can = [n for n in options.names() if options.parameter(n).metadata["search"] and n not in TUNED
                and options.applies(n, self.given)]  # fmt: skip
         self.also.options = can
-        if not self.name.value:
-            self.name.value = f"{name_of(key)}/{self.given['feature_type']}/1"
+        if self.name.value in ("", self._called):
+            self.name.value = self._called = f"{name_of(key)}/{self.given['feature_type']}/1"
         told = ", ".join(f"{k} {v}" for k, v in self.given.items() if k != "feature_type")
         size = f"{described.n_cells:,} cells × {described.n_features:,} features, {self.given['feature_type']}"
         change = pmui.Button(label="Change the model", icon="tune", variant="text", size="small")

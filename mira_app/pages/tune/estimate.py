@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import panel as pn
 import panel_material_ui as pmui
 
 from mira_core import jobs
+from mira_core.errors import MiraError
 
 from ...figures.evidence import contributions
 from ...hub import Hub
@@ -58,23 +60,47 @@ class QuickEstimate:
             self._leave = None
 
     def look(self) -> None:
-        """Show the newest estimate of the same data, if there is one."""
-        parts.in_thread(self._newest, lambda key: self._follow(key) if key else None, lambda _: None)
+        """Show the newest estimate of the same data, if there is one, and none of others."""
+        self._clear()
+        asked = self._asked()
+        if asked is None:
+            return
 
-    def _newest(self) -> str:
-        data, _, recipe = self.what()
+        def found(key: str) -> None:
+            if key and not self.key and self._asked() == asked:
+                self._follow(key)
+
+        parts.in_thread(lambda: self._newest(asked), found, lambda _: None)
+
+    def _asked(self) -> tuple[str, Any, Any] | None:
+        """Return what it would be of now; None if that can't be told."""
+        with contextlib.suppress(MiraError):
+            return self.what()
+        return None
+
+    def _clear(self) -> None:
+        self.close()
+        self.key, self.line.object, self.below.objects = "", "", []
+        self.take.visible = self.bar.visible = self.stop.visible = self.button.disabled = False
+
+    def _newest(self, asked: tuple[str, Any, Any]) -> str:
+        data, _, recipe = asked
         of = self.workspace.specs("gradient_tune")
         same = (key for key, spec in of if spec["data"] == data and (spec.get("recipe") or None) == (recipe or None))
         return next(same, "")
 
     def _begin(self) -> None:
-        def work() -> str:
-            data, given, recipe = self.what()
-            return self.workspace.estimate_topics(data, given, recipe)
-
-        self.line.object, self.below.objects = "", []
-        self.take.visible = False
-        parts.in_thread(work, self._follow, self._failed)
+        self._clear()
+        try:
+            data, given, recipe = asked = self.what()
+        except MiraError as problem:
+            self._failed(str(problem))
+            return
+        parts.in_thread(
+            lambda: self.workspace.estimate_topics(data, given, recipe),
+            lambda key: self._follow(key) if self._asked() == asked else None,
+            self._failed,
+        )
 
     def _failed(self, text: str) -> None:
         self.below.objects = [parts.problem(text)]

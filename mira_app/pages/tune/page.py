@@ -11,6 +11,7 @@ import panel as pn
 import panel_material_ui as pmui
 
 from mira_core import jobs
+from mira_core.errors import MiraError
 from mira_core.tuning import control
 from mira_core.tuning.reading import Reading
 
@@ -181,7 +182,11 @@ class TunePage:
             if name != self._name:
                 self._show_study(name)
             if self._arrived and self._leave is None:
-                self._leave = self.studies.follow(name, pn.state.curdoc, self._told)
+                try:
+                    self._leave = self.studies.follow(name, pn.state.curdoc, self._told)
+                except MiraError as problem:  # it is somebody else's
+                    self._told(None, str(problem), None)
+                    return
             self._show_part()
         else:
             if self._leave is not None:

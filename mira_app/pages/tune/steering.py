@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import panel as pn
@@ -41,6 +42,7 @@ class Steering:
     def __init__(self, page: TunePage) -> None:
         self.page = page
         self._for: tuple[str, ...] = ()
+        self._narrowed: dict[str, Any] = {}  # as the fields show it
         self.chosen: dict[str, pmui.TextInput] = {}
         self.low: dict[str, pmui.TextInput] = {}
         self.high: dict[str, pmui.TextInput] = {}
@@ -69,20 +71,20 @@ class Steering:
         if self._for != tuple(plan.space):
             self._for = tuple(plan.space)
             self._make(reading, plan)
+        if self._narrowed != reading.narrowed:  # also by others, and elsewhere on the page
+            self._show_narrowed(plan, reading.narrowed)
         can = reading.state not in ("running", "pausing", "stopping")
         self.more.disabled = not can
         self.trials.placeholder = str(plan.max_trials)
 
     def _make(self, reading: Reading, plan: Plan) -> None:
         for name, r in plan.space.items():
-            low, high = reading.narrowed.get(name, (r.low, r.high))
             between = f"{r.low:g} to {r.high:g}"
             shared = {"size": "small", "sizing_mode": "stretch_width", "margin": (6, 10)}
             self.chosen[name] = pmui.TextInput(label=name, placeholder=f"{between}; empty: chosen for you", **shared)
-            self.low[name] = pmui.TextInput(label=f"{name}, from", placeholder=f"{r.low:g}",
-                                            value=f"{low:g}" if low != r.low else "", **shared)  # fmt: skip
-            self.high[name] = pmui.TextInput(label=f"{name}, to", placeholder=f"{r.high:g}",
-                                             value=f"{high:g}" if high != r.high else "", **shared)  # fmt: skip
+            self.low[name] = pmui.TextInput(label=f"{name}, from", placeholder=f"{r.low:g}", **shared)
+            self.high[name] = pmui.TextInput(label=f"{name}, to", placeholder=f"{r.high:g}", **shared)
+        self._narrowed = {}
         ends = [w for name in self.low for w in (self.low[name], self.high[name])]
         self.trials.placeholder, self.jobs.placeholder = str(plan.max_trials), "as before"
         self.view.objects = [
@@ -103,6 +105,13 @@ class Steering:
                 self.more, self.said["more"], heading="A larger budget",
             ),
         ]  # fmt: skip
+
+    def _show_narrowed(self, plan: Plan, narrowed: Mapping[str, Sequence[float]]) -> None:
+        self._narrowed = dict(narrowed)
+        for name, r in plan.space.items():
+            low, high = narrowed.get(name, (r.low, r.high))
+            self.low[name].value = f"{low:g}" if low != r.low else ""
+            self.high[name].value = f"{high:g}" if high != r.high else ""
 
     def _read(self, name: str, fields: dict[str, Any]) -> dict[str, Any] | None:
         out = {}

@@ -113,9 +113,10 @@ class BatchCard:
         feature, batch, values = self.explorer.feature, self.batch.value, self.explorer.values
         if feature not in self.explorer.cells.features or not batch:
             return
-        label = str(self.explorer.cells.labels[values.position(feature)])
-        if named(str(self.search.value or ""), self.explorer.cells) != feature:
-            self.search.value = label
+        cells = self.explorer.cells
+        label = str(cells.labels[values.position(feature)])
+        if named(str(self.search.value or ""), cells) != feature:
+            self.search.value = label if named(label, cells) == feature else feature  # some share a symbol
         column = self.explorer.column_of(batch)
 
         def done(frame: pd.DataFrame) -> None:

@@ -81,9 +81,14 @@ class CompareCard:
             self._compare(event.new)
         else:
             self.working.stop()
-            self.body.objects = []
+            self._clear()
+
+    def _clear(self) -> None:
+        self.other = self.frame = None
+        self.figures, self.body.objects = [], []
 
     def _compare(self, key: str) -> None:
+        self._clear()  # that of another run, also where this one can't be shown
         first = self.explorer.cells
 
         def work(_: Any) -> tuple[Cells, pd.DataFrame]:

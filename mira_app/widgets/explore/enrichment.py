@@ -27,6 +27,7 @@ METHODS = {
     "Over-representation of the top features (Fisher)": "overrepresentation",
     "Ranks of all activations (Wilcoxon)": "rank",
 }
+EFFECTS = {"overrepresentation": "odds ratio", "regions": "odds ratio", "rank": "AUC, 0.5: as any features"}
 COLUMNS = {"gene_set": "set", "overlap": "overlap", "size": "size", "effect": "effect", "p_value": "p", "q_value": "q",
            "genes": "features"}  # fmt: skip
 
@@ -155,7 +156,7 @@ class EnrichmentCard:
             formatters={"features": {"type": "textarea"}, "set": {"type": "textarea"}},
             widths={"set": "30%", "features": "34%"},
         )  # fmt: skip
-        effect = "AUC, 0.5: as any features" if "rank" in str(self.which.value) else "odds ratio"
+        effect = EFFECTS.get(str(self.which.value).rpartition(" · ")[2], "as its test gives it")
         more = f" The first {SHOWN:,} are shown; the CSV has all." if len(ours) > SHOWN else ""
         self.body.objects = [
             parts.note(f"<b>{n:,}</b> of {len(ours):,} sets have q below 0.05 in {parts.escape(str(self.topic.value))}."

@@ -122,7 +122,7 @@ class FeatureCard:
             return
         label = str(cells.labels[self.explorer.values.position(feature)])
         if named(str(self.search.value or ""), cells) != feature:
-            self.search.value = label
+            self.search.value = label if named(label, cells) == feature else feature  # some share a symbol
         ranked = analysis.rank_topics(cells.topics_only, feature)
         colours = categories(cells.K)
         self._topics = [str(t) for t in ranked.index]
