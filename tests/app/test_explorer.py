@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from sklearn.neighbors import NearestNeighbors
 
 from mira_app.exploring import batches, counts
-from mira_app.exploring.cells import Cells
+from mira_app.exploring.cells import Cells, InFile
 from mira_app.exploring.values import Values
 from mira_app.figures.embedding import Embedding
 from mira_app.figures.raster import Paint, Raster, Window, inside, rgb
@@ -239,6 +239,33 @@ def test_a_feature_is_known_by_its_identifier_and_its_symbol():
     assert named("CD4", cells) is None
 
 
+def test_of_two_features_with_one_symbol_that_is_shown_which_was_asked_for():
+    adata = make_cells(20, 5)
+    adata.var_names = [f"ENSG{j}" for j in range(5)]
+    adata.var["symbol"] = ["CD3D", "TWICE", "TWICE", "NKG7", "MS4A1"]
+    adata.obs["batch"] = np.where(np.arange(20) % 2, "a", "b")
+    model = make(adata, num_topics=2, num_epochs=1, categorical_covariates=["batch"]).fit(adata, progress=False)
+    model.predict(adata)
+    explorer = TopicExplorer(model, adata)
+    for part in ("features", "batches"):
+        explorer.part = part
+    explorer.feature = "ENSG2"
+    card = explorer._made["features"]
+    assert explorer.feature == "ENSG2"
+    assert set(card.frame["feature"]) == {"ENSG2"}
+    assert [explorer._made[part].search.value for part in ("features", "batches")] == ["ENSG2"] * 2
+
+
+@pytest.mark.parametrize("name", ["percent/mt", "kind/of/cell", "plain"])
+def test_columns_are_read_from_a_file_whatever_they_are_called(tmp_path, name):
+    adata = make_cells(20, 5)
+    adata.obs[name] = pd.Categorical(np.where(np.arange(20) % 2, "a", "b"))
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    held = InFile(tmp_path / "cells.h5ad")
+    assert name in held.columns()
+    assert held.column(name).tolist() == adata.obs[name].tolist()
+
+
 # --- the widget -----------------------------------------------------------------------------------
 
 
@@ -390,6 +417,13 @@ def test_gene_sets_are_tested_and_kept(fitted, explorer, predicted):
     assert card.working.view.objects == []
     frame = card.tables["sets.gmt · overrepresentation"]
     assert frame[frame["topic"] == "topic_1"].iloc[0]["gene_set"] == "of topic 1"
+    assert "Effect: odds ratio." in card.body.objects[0].object
+    card.file.param.update(filename="ranked.gmt")
+    card._test()
+    assert "Effect: odds ratio." in card.body.objects[0].object
+    card.method.value = "rank"
+    card._test()
+    assert "Effect: AUC" in card.body.objects[0].object
     again = TopicExplorer(fitted, predicted)
     again.part = "sets"
     assert "sets.gmt · overrepresentation" in again._made["sets"].tables
@@ -410,6 +444,19 @@ def test_a_comparison_is_not_shown_once_none_is_chosen(fitted, predicted):
     card = explorer._made["compare"]
     card.choice.value = "a run"
     assert (explorer.beside, card.body.objects, card.working.view.objects) == ("", [], [])
+
+
+def test_a_comparison_with_one_run_is_not_shown_for_another(fitted, predicted):
+    runs = {"same cells": Cells(predicted), "other cells": Cells(predicted[:100].copy())}
+    explorer = TopicExplorer(fitted, predicted, others=(lambda: {key: key for key in runs}, runs.__getitem__))
+    explorer.part = "compare"
+    card = explorer._made["compare"]
+    card.choice.value = "same cells"
+    assert card.body.objects
+    assert len(card.frame)
+    card.choice.value = "other cells"
+    assert card.working.view.objects  # why not
+    assert (card.body.objects, card.frame) == ([], None)
 
 
 def test_a_map_with_one_run_is_not_shown_once_another_is_chosen(fitted, predicted, monkeypatch):

@@ -100,6 +100,32 @@ def test_epochs_in_place_of_steps():
     assert list(curves.epochs.data["x"]) == [1.0, 2.0]
 
 
+def test_epochs_are_told_right_from_before_the_first_has_ended():
+    curves, points = TrainingCurves(), Series()
+    curves.set_view(0.0, False, True)
+    for first in (1, 6):
+        points.append(steps(first, first + 4))
+        curves.update(points)
+    assert (np.diff(curves.source.data["x"]) > 0).all()
+    curves.pin(0.6)
+    points.append([*steps(11, 20), epoch(1)])
+    curves.update(points)
+    np.testing.assert_allclose(curves.source.data["x"], np.arange(1, 21) / 10)
+    assert [span.location for _, span in curves._spans[:1]] == [curves.pins[0] / 10]
+    assert curves._reads[0].args["names"][0] == ["epoch", "x"]
+    curves.set_view(0.0, False, False)
+    assert curves._reads[0].args["names"][0] == ["step", "x"]
+
+
+def test_the_nearest_step_is_pinned():
+    curves, points = TrainingCurves(), Series()
+    points.append(steps(1, 30))
+    curves.update(points)
+    for x in (10.3, 10.7, -5, 99):
+        curves.pin(x)
+    assert curves.pins == [10, 11, 1, 30]
+
+
 def test_values_that_are_not_finite_leave_gaps():
     curves, points = TrainingCurves(), Series()
     points.append([StepRecord(1, 1, float("nan"), 8.0, 2.0, 0.5, 0.1, 0.9).to_dict()])

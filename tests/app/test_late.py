@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import panel as pn
 import pytest
 from bokeh.document import Document
@@ -68,6 +70,24 @@ def test_a_form_outlives_recipes_that_follow_each_other_or_fail(workspace, monke
     assert page.form.given["num_topics"] == 12
     session.data = "0/b.h5ad"
     assert "num_topics" not in page.form.given
+
+
+def test_an_estimate_is_of_the_recipe_that_is_chosen(workspace, monkeypatch):
+    session = Session(data="0/a.h5ad")
+    page = ModelPage(workspace, session, Hub())
+    monkeypatch.setattr(parts, "in_thread", lambda work, done, *_: done(work()))
+    monkeypatch.setattr(workspace, "estimate", lambda *_: "8 s")
+    page._estimate()
+    assert page.estimated.object == "8 s"
+
+    def meanwhile(*_):
+        session.recipe = workspace.looks.keep(filtered(1), "a")
+        return "9 s"
+
+    monkeypatch.setattr(workspace, "estimate", meanwhile)
+    page._estimate()
+    assert page.recipe.steps == filtered(1).steps
+    assert page.estimated.object == ""
 
 
 def test_what_could_not_be_had_does_not_replace_what_was_asked_for_later():
@@ -138,7 +158,7 @@ def test_ranges_that_were_narrowed_elsewhere_stay(workspace, monkeypatch):
 def test_a_study_that_is_not_shared_is_told_so(workspace, monkeypatch):
     monkeypatch.setattr(workspace.dispatcher, "wake", lambda: None)  # it stays in the queue
     studies = Studies(workspace)
-    ann, bob = (workspace.seen_by(lambda p=Person(name, "user"): p) for name in ("ann", "bob"))
+    ann, bob = (workspace.seen_by(functools.partial(Person, name, "user")) for name in ("ann", "bob"))
     studies.seen_by(ann).begin("0/a.h5ad", {"feature_type": "expression"}, ASKED)
     with set_curdoc(Document()):
         page = TunePage(bob, studies.seen_by(bob), Session(page="tune", study="of ann"), Hub(), Arrived())

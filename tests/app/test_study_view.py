@@ -7,6 +7,7 @@ import pytest
 
 import mira_core as mira
 from mira_app.widgets.study import StudyView
+from mira_app.widgets.trials import frame_of
 from tests.helpers import make_tuner
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -67,3 +68,13 @@ def test_a_study_of_others_is_drawn_and_one_that_is_gone_is_told():
     optuna.delete_study(study_name="not ours", storage=study._storage)
     view.refresh()
     assert "was deleted" in view._line.object
+
+
+def test_small_numbers_are_told_by_their_first_digits():
+    trials = [
+        {"number": i, "weight_decay": v} for i, v in enumerate((2.3456789e-5, 7e-7, -174.16374, 0.0, float("nan")))
+    ]
+    told = frame_of(trials)["weight_decay"].tolist()
+    assert told[:4] == [2.34568e-5, 7e-7, -174.164, 0.0]
+    assert told[4] != told[4]
+    assert frame_of(trials, None)["weight_decay"][0] == 2.3456789e-5

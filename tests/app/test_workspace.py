@@ -53,6 +53,19 @@ def test_demos_and_files_below_the_data_folders_are_listed(workspace):
     assert {c.name: c.kind for c in described.obs} == {"cell_type": "categorical", "batch": "categorical"}
 
 
+def test_data_folders_with_one_name_are_told_apart(tmp_path):
+    folders = tuple(tmp_path / place / "h5ad" for place in ("a", "b"))
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "sets.gmt").write_text(f"of {folder.parent.name}\tx\tgene\n")
+    workspace = Workspace(Settings(folders, tmp_path / "workspace"))
+    assert [(s.label, s.key) for s in workspace.data.browse("").folders] == [("h5ad (1)", "0"), ("h5ad (2)", "1")]
+    found = workspace.data.feature_sets()
+    assert {label: path.parent for label, path in found.items()} == {
+        "h5ad (1)/sets.gmt": folders[0], "h5ad (2)/sets.gmt": folders[1],
+    }  # fmt: skip
+
+
 def test_a_file_without_x_is_described(workspace):
     path = workspace.data.path_of("0/deep/cells.h5ad")
     cells = simulate_expression(60, 30, 3, seed=1)
