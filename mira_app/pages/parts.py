@@ -33,6 +33,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _FETCHING = ThreadPoolExecutor(16, "fetch")  # what pages show, of all sessions
+_WORKING = ThreadPoolExecutor(32, "work")  # what people ask for; the loop's own threads, a few, are for logins
 AT_ONCE = 0.3  # seconds within which nobody has to be told that something is being done
 DRAWN = 1.0  # seconds after which a browser has drawn what it was told
 LEFT = 60.0  # seconds without a turn, after which a page has been left
@@ -234,7 +235,7 @@ def in_thread(
         then()
 
     async def go() -> None:
-        task = asyncio.create_task(asyncio.to_thread(work))
+        task = asyncio.get_running_loop().run_in_executor(_WORKING, contextvars.copy_context().run, work)
         if busy is not None and not (await asyncio.wait({task}, timeout=AT_ONCE))[0]:
             turned = asyncio.get_running_loop().create_future()
 

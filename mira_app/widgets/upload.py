@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,9 +15,12 @@ from panel.custom import JSComponent
 from mira_core.errors import DataError, MiraError
 from mira_core.files import move_into_place
 
+from ..pages import parts
+
 PIECE = 2**21  # bytes sent at once; the connection takes 20 MB
 LONGEST = 200  # bytes of a name; file systems take 255, and parts get longer names
 SPARE = 2**30  # bytes of the disk that an upload leaves free
+_NAMING = threading.Lock()  # two files of one name may come at once
 
 ESM = """
 export function render({model, el}) {
@@ -142,12 +146,30 @@ class Upload(JSComponent):
                 raise DataError("the file became shorter while it came; try again")
             return _next(file.tell())
         file.close()
-        path = _unused(self._folder / self._name)
-        move_into_place(Path(file.name), path)
         self._coming = None
-        self.busy = False
-        self._done(path)
-        return {"what": "done", "name": path.name}
+        self._keep(Path(file.name), self._folder / self._name)
+        return None
+
+    def _keep(self, part: Path, path: Path) -> None:
+        """Give a whole file its name, in a thread: until all of it is on the disk takes as long as that is slow."""
+
+        def work() -> Path:
+            with _NAMING:
+                unused = _unused(path)
+                move_into_place(part, unused)
+            return unused
+
+        def done(kept: Path) -> None:
+            self.busy = False
+            self._done(kept)
+            self._send_msg({"what": "done", "name": kept.name})
+
+        def failed(text: str) -> None:
+            part.unlink(missing_ok=True)
+            self.busy = False
+            self._send_msg({"what": "wrong", "text": text})
+
+        parts.in_thread(work, done, failed)
 
     def _cancel(self, data: dict[str, Any]) -> None:
         self.close()

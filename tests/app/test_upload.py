@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -108,3 +111,39 @@ def test_what_does_not_come_whole_leaves_nothing(box, told, came, tmp_path, end)
 def test_a_full_disk_is_told_beforehand(box, told, monkeypatch):
     monkeypatch.setattr(upload, "SPARE", 10**18)
     assert "no room" in send(box, told, "cells.h5ad", b"x")["text"]
+
+
+def test_a_file_that_gets_no_name_is_told_and_leaves_nothing(box, told, came, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("Input/output error")
+
+    monkeypatch.setattr(upload, "move_into_place", fail)
+    answer = send(box, told, "cells.h5ad", b"x" * 500)
+    assert answer["what"] == "wrong"
+    assert "Input/output error" in answer["text"]
+    assert not came
+    assert not box.busy
+    assert not list((tmp_path / "uploads").iterdir())
+
+
+def test_others_are_answered_while_a_file_is_written_to_the_disk(box, told, came, monkeypatch):
+    moved, written = upload.move_into_place, threading.Event()
+
+    def slowly(part, path):
+        assert written.wait(30)
+        moved(part, path)
+
+    monkeypatch.setattr(upload, "move_into_place", slowly)
+
+    async def work() -> None:
+        box._handle_msg({"what": "begin", "name": "cells.h5ad", "size": 3})
+        box._handle_msg({"what": "piece", "offset": 0, "data": b"abc"})
+        await asyncio.sleep(0)
+        assert not came  # and yet we are here
+        written.set()
+        while not came:
+            await asyncio.sleep(0.01)
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, work()).result(30)
+    assert told[-1] == {"what": "done", "name": "cells.h5ad"}
