@@ -22,7 +22,7 @@ from mira_core.tuning.reading import Reading, list_studies
 from mira_core.tuning.storage import patiently
 from mira_core.tuning.study import trials_of
 from mira_core.tuning.summary import COMPARED, Summary, compare, summarise
-from mira_core.tuning.tune_options import TuneOptions
+from mira_core.tuning.tune_options import TuneOptions, check_name, parts_of
 
 from .study_readings import Row, StudyReadings
 from .workspace import Workspace
@@ -148,6 +148,7 @@ class Studies:
         MiraError
             If the study could not be begun so.
         """
+        check_name(tune["study"])
         if any(line.name == tune["study"] for line in list_studies(self.readings.opened)):
             raise TuningError(
                 f"there is a study {tune['study']!r} already; choose another name, or go on with that one"
@@ -213,13 +214,31 @@ class Studies:
                     "on cells. Delete those jobs first"
                 )
             with contextlib.suppress(TuningError, KeyError):  # it has gone before
-                plan = self.readings.read(name).plan
+                reading = self.readings.read(name)
                 optuna.delete_study(study_name=name, storage=self.readings.opened)
-                models = Path(plan.model_dir) if plan is not None else None
-                if models is not None and models.resolve().is_relative_to(self._models):
-                    shutil.rmtree(models, ignore_errors=True)
+                self._delete_models(reading)
             for key in jobs_of:
                 self.workspace.discard(key)
+
+    def _delete_models(self, reading: Reading) -> None:
+        """Delete the files of a study that is no longer in the storage; below its folder may be those of others."""
+        plan = reading.plan
+        if plan is None:
+            return
+        folder, root = Path(plan.model_dir).resolve(), self._models.resolve()
+        others = (line.name for line in list_studies(self.readings.opened))
+        if not folder.is_relative_to(root) or parts_of(reading.name) in map(parts_of, others):
+            return
+        for path in (*map(plan.weights, reading.stories), *folder.glob(".*.safetensors.*.part")):
+            with contextlib.suppress(OSError):
+                path.unlink()
+        for cells in map(plan.cells, ("train", "test")):
+            for path in (cells, *folder.glob(f".{cells.name}.*.part*")):
+                shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):  # the first that something is left in
+            while folder != root:
+                folder.rmdir()
+                folder = folder.parent
 
     def share(self, name: str, people: Sequence[str]) -> None:
         """Let others see a study, and no others any more.

@@ -12,6 +12,7 @@ from mira_app.workspace import Workspace
 from mira_core import jobs
 from mira_core.errors import OptionError, TuningError
 from mira_core.tuning import control
+from mira_core.tuning.tune_options import TuneOptions
 from tests.helpers import make_tuner
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -140,3 +141,39 @@ def test_importance_is_shares_of_one_or_why_it_is_not_known(studies, cells):
     two.optimize(lambda t: (t.suggest_float("x", 0, 1), 1.0), n_trials=9)
     told = studies.importance(studies.readings.read("two aims"))
     assert (told.shares, told.why) == ({}, "of a study with several aims, nothing is the loss")
+
+
+def test_deleting_a_study_leaves_the_models_of_those_below_it(studies, cells):
+    models = studies._models
+    for name in ("lab", "lab/rna", "lab/rna/1"):
+        tuned(studies, cells, name, model_dir=models, max_trials=1, min_trials=1)
+    plan = studies.readings.read("lab/rna").plan
+    plan.cells("train").mkdir()
+    (plan.cells("train") / "cells.h5ad").write_bytes(b"")
+    (models / "lab" / "rna" / ".0.safetensors.abcd.part").write_bytes(b"")
+
+    def left():
+        return sorted(str(p.relative_to(models)) for p in models.rglob("*") if p.is_file())
+
+    studies.delete("lab/rna")
+    assert left() == ["lab/0.safetensors", "lab/rna/1/0.safetensors"]
+    studies.delete("lab/rna/1")
+    assert left() == ["lab/0.safetensors"]
+    assert not (models / "lab" / "rna").exists()
+    studies.delete("lab")
+    assert list(models.iterdir()) == []
+
+
+def test_of_two_studies_with_one_folder_the_last_to_go_takes_its_models(studies, cells, monkeypatch):
+    asked = {"min_topics": 3, "max_topics": 6}
+    for name in ("a//b", "..", "a/./b", "a/"):
+        with pytest.raises(OptionError, match="no part of it empty"):
+            studies.begin("demo:pbmc700", {"feature_type": "expression"}, {"study": name, **asked})
+    monkeypatch.setattr(TuneOptions, "check", lambda self: None)  # as it was before
+    for name in ("a/b", "a//b", "."):
+        tuned(studies, cells, name, model_dir=studies._models, max_trials=1, min_trials=1)
+    studies.delete(".")
+    studies.delete("a//b")
+    assert studies.model(studies.readings.read("a/b"), 0)
+    studies.delete("a/b")
+    assert list(studies._models.iterdir()) == []
