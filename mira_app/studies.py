@@ -148,17 +148,23 @@ class Studies:
         MiraError
             If the study could not be begun so.
         """
-        check_name(tune["study"])
-        if any(line.name == tune["study"] for line in list_studies(self.readings.opened)):
-            raise TuningError(
-                f"there is a study {tune['study']!r} already; choose another name, or go on with that one"
-            )
+        name, me = tune["study"], self.workspace.person.name
+        known = any(line.name == name for line in list_studies(self.readings.opened))
+        # What is not in the storage yet, or any more, is still whose job began it.
+        if known or self.readings.begun().get(name, (me, ""))[0] != me:
+            raise TuningError(f"there is a study {name!r} already; choose another name, or go on with that one")
         logs = self._models.with_name("logs")
         places = {"model_dir": str(self._models), "tensorboard_logdir": str(logs)}
-        return self.workspace.submit(
-            source, model, tune["study"], kind="tune", recipe=recipe,
-            tune={"storage": self.url, **places, **tune},
-        )  # fmt: skip
+        asked = {"storage": self.url, **places, **tune}
+        return self._submit(self.workspace.data.data_of(source), model, name, asked, recipe)
+
+    def _submit(self, data: str, model: Mapping[str, Any], name: str, tune: Mapping[str, Any], recipe: Any) -> str:
+        check_name(tune["study"])
+        # Of two who ask at once, here or at another server, one is first; a study is in the storage only later.
+        with self.workspace.dispatcher._changes:
+            if self.readings.is_run_here(tune["study"], ("waiting", "running", "silent")):
+                raise TuningError(f"the study {tune['study']!r} is run already, or waits to be")
+            return self.workspace._submit(data, model, name, kind="tune", tune=tune, recipe=recipe)
 
     def go_on(self, name: str, **changes: Any) -> str:
         """Go on with a study that has ended, perhaps with a larger budget or more jobs; return the job's key.
@@ -172,15 +178,11 @@ class Studies:
             return self._go_on(name, changes)
 
     def _go_on(self, name: str, changes: Mapping[str, Any]) -> str:
-        if self.readings.is_run_here(name):
-            raise TuningError(f"the study {name!r} is run already")
         key = self.readings.job_of(name)
         if key is not None:
             spec = jobs.read_spec(self.workspace.folder_of(key))
             tune = {**spec["tune"], **changes}
-            return self.workspace._submit(
-                spec["data"], spec["model"], spec["name"], kind="tune", tune=tune, recipe=spec.get("recipe")
-            )
+            return self._submit(spec["data"], spec["model"], spec["name"], tune, spec.get("recipe"))
         plan = self.readings.read(name).plan
         if plan is None or plan.data is None:
             raise TuningError(
@@ -190,7 +192,7 @@ class Studies:
         if not plan.data.startswith(DEMO):
             self._confined(formats.split_part(plan.data)[0], "the data")
         tune = TuneOptions.of_plan(name, plan, self.url).to_dict() | changes
-        return self.workspace._submit(plan.data, plan.given, name, kind="tune", tune=tune, recipe=plan.recipe)
+        return self._submit(plan.data, plan.given, name, tune, plan.recipe)
 
     def delete(self, name: str) -> None:
         """Delete a study that does not run here: its trials, their models, and the jobs that ran it.
@@ -201,7 +203,7 @@ class Studies:
             If it runs, a model of it is needed, or it is somebody else's.
         """
         with self._changing("delete", name):
-            jobs_of = self._jobs_of(name)
+            jobs_of = self.readings.jobs_of(name)
             if not jobs_of:  # it was begun elsewhere: everybody's, to look at and to steer
                 self.workspace.person.must_be("admin")
             if self.readings.is_run_here(name):
@@ -248,11 +250,8 @@ class Studies:
         MiraError
             If it was not begun here, or is somebody else's.
         """
-        for key in self._jobs_of(name):
+        for key in self.readings.jobs_of(name):
             self.workspace.share(key, people)
-
-    def _jobs_of(self, name: str) -> list[str]:
-        return [key for key, spec in self.readings.workspace.specs("tune") if spec["tune"].get("study") == name]
 
     @property
     def _models(self) -> Path:

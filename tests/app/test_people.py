@@ -203,6 +203,18 @@ def test_a_study_is_its_beginners_and_one_from_elsewhere_everybodys(lab):
         bob.ask("of Python elsewhere", print)
 
 
+def test_a_name_is_whose_job_took_it_even_before_the_study_is_in_the_storage(lab):
+    tune = {"study": "of ann", "min_topics": 3, "max_topics": 5}
+    whole = Studies(lab)
+    ann, bob = (whole.seen_by(of(lab, p)) for p in (ANN, BOB))
+    key = ann.begin("0/all.h5ad", {"feature_type": "expression"}, tune)
+    for _ in ("while it waits", "once it has ended"):
+        with pytest.raises(TuningError, match="there is a study 'of ann' already"):
+            bob.begin("0/all.h5ad", {"feature_type": "expression"}, tune)
+        lab.dispatcher.withdraw(key)
+    assert ann.begin("0/all.h5ad", {"feature_type": "expression"}, tune) != key
+
+
 def test_all_runs_of_a_study_are_shared_and_no_other_runs_it_again(lab):
     tune = {"study": "of ann", "min_topics": 3, "max_topics": 5}
     whole = Studies(lab)
