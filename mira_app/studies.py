@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -215,20 +215,22 @@ class Studies:
                     f"the study {name!r} cannot be deleted: the topics of its trials {', '.join(map(str, needed))} are "
                     "on cells. Delete those jobs first"
                 )
-            with contextlib.suppress(TuningError, KeyError):  # it has gone before
+            # A storage that is away may have it; without its jobs it would be everybody's.
+            names = {line.name for line in list_studies(self.readings.opened)}
+            if name in names:
                 reading = self.readings.read(name)
-                optuna.delete_study(study_name=name, storage=self.readings.opened)
-                self._delete_models(reading)
+                with contextlib.suppress(KeyError):  # somebody else was quicker
+                    patiently(lambda: optuna.delete_study(study_name=name, storage=self.readings.opened), 5.0)
+                self._delete_models(reading, names - {name})
             for key in jobs_of:
                 self.workspace.discard(key)
 
-    def _delete_models(self, reading: Reading) -> None:
-        """Delete the files of a study that is no longer in the storage; below its folder may be those of others."""
+    def _delete_models(self, reading: Reading, others: Iterable[str]) -> None:
+        """Delete the files of a study, below whose folder, or in it, there may be those of others."""
         plan = reading.plan
         if plan is None:
             return
         folder, root = Path(plan.model_dir).resolve(), self._models.resolve()
-        others = (line.name for line in list_studies(self.readings.opened))
         if not folder.is_relative_to(root) or parts_of(reading.name) in map(parts_of, others):
             return
         for path in (*map(plan.weights, reading.stories), *folder.glob(".*.safetensors.*.part")):

@@ -19,6 +19,7 @@ from mira_core import jobs
 from mira_core.data.simulate import simulate_expression
 from mira_core.errors import DataError, JobError, MiraError, TuningError
 from mira_core.files import write_json
+from mira_core.tuning import storage
 
 ANN, BOB, VIC, ADA = Person("ann", "user"), Person("bob", "user"), Person("vic", "viewer"), Person("ada", "admin")
 GONE = Person("gone", "")
@@ -260,6 +261,30 @@ def test_a_study_is_deleted_by_whom_it_belongs_to_with_its_jobs(lab):
     ada.delete("from elsewhere")
     assert optuna.get_all_study_names(whole.url) == []
     assert [spec["name"] for _, spec in lab.specs("tune")] == ["with topics"]
+
+
+@pytest.mark.parametrize("away", ["get_all_studies", "delete_study"])
+def test_a_study_whose_storage_is_away_stays_its_beginners(lab, monkeypatch, away):
+    whole = Studies(lab)
+    ann = whole.seen_by(of(lab, ANN))
+    key = ann.begin("0/all.h5ad", {"feature_type": "expression"}, {"study": "of ann", "min_topics": 3, "max_topics": 5})
+    lab.dispatcher.withdraw(key)
+    optuna.create_study(study_name="of ann", storage=whole.url)
+    whole.readings.read("of ann")
+
+    def refuse(*asked):
+        raise ConnectionError("refused")
+
+    with monkeypatch.context() as then:
+        then.setattr("mira_app.studies.patiently", lambda action, patience: storage.patiently(action, 0.0))
+        then.setattr("mira_core.tuning.reading.PATIENCE", 0.0)
+        then.setattr(whole.readings.opened, away, refuse)
+        with pytest.raises(TuningError, match="has not answered"):
+            ann.delete("of ann")
+    assert whole.readings.jobs_of("of ann") == [key]
+    assert not whole.seen_by(of(lab, BOB)).sees("of ann")
+    ann.delete("of ann")
+    assert whole.readings.jobs_of("of ann") == optuna.get_all_study_names(whole.url) == []
 
 
 # --- what they do -----------------------------------------------------------------------------------------------------
