@@ -263,6 +263,27 @@ def test_a_study_is_deleted_by_whom_it_belongs_to_with_its_jobs(lab):
     assert [spec["name"] for _, spec in lab.specs("tune")] == ["with topics"]
 
 
+def test_a_study_that_an_admin_went_on_with_is_still_its_beginners_to_share_and_to_go_on_with(lab):
+    tune = {"study": "of ann", "min_topics": 3, "max_topics": 5}
+    whole = Studies(lab)
+    ann, bob, ada = (whole.seen_by(of(lab, p)) for p in (ANN, BOB, ADA))
+    lab.dispatcher.withdraw(ann.begin("0/all.h5ad", {"feature_type": "expression"}, tune))
+    later = ada.go_on("of ann")
+    lab.dispatcher.withdraw(later)
+    ada.share("of ann", ["bob"])
+    for refused in (lambda: bob.go_on("of ann"), lambda: bob.share("of ann", ["*"])):
+        with pytest.raises(AccessError, match="belongs to ann"):
+            refused()
+    ann.share("of ann", [])
+    assert not bob.sees("of ann")
+    assert {lab.shared_with(key) for key in whole.readings.jobs_of("of ann")} == {()}
+    with pytest.raises(TuningError, match="not shared with you"):
+        bob.share("of ann", ["bob"])
+    key = ann.go_on("of ann")
+    assert jobs.read_spec(lab.jobs_folder / key)["owner"] == "ann"
+    assert {person for person, action, outcome in audit(lab) if outcome == "done"} == {"ann", "ada"}
+
+
 @pytest.mark.parametrize("away", ["get_all_studies", "delete_study"])
 def test_a_study_whose_storage_is_away_stays_its_beginners(lab, monkeypatch, away):
     whole = Studies(lab)
