@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,7 +23,7 @@ from mira_core.tuning.reading import Reading, list_studies
 from mira_core.tuning.storage import patiently
 from mira_core.tuning.study import trials_of
 from mira_core.tuning.summary import COMPARED, Summary, compare, summarise
-from mira_core.tuning.tune_options import TuneOptions
+from mira_core.tuning.tune_options import TuneOptions, check_name, parts_of
 
 from .study_readings import Row, StudyReadings
 from .workspace import Workspace
@@ -148,16 +149,23 @@ class Studies:
         MiraError
             If the study could not be begun so.
         """
-        if any(line.name == tune["study"] for line in list_studies(self.readings.opened)):
-            raise TuningError(
-                f"there is a study {tune['study']!r} already; choose another name, or go on with that one"
-            )
+        name, me = tune["study"], self.workspace.person.name
+        known = any(line.name == name for line in list_studies(self.readings.opened))
+        # What is not in the storage yet, or any more, is still whose job began it.
+        if known or self.readings.begun().get(name, (me, ""))[0] != me:
+            raise TuningError(f"there is a study {name!r} already; choose another name, or go on with that one")
         logs = self._models.with_name("logs")
         places = {"model_dir": str(self._models), "tensorboard_logdir": str(logs)}
-        return self.workspace.submit(
-            source, model, tune["study"], kind="tune", recipe=recipe,
-            tune={"storage": self.url, **places, **tune},
-        )  # fmt: skip
+        asked = {"storage": self.url, **places, **tune}
+        return self._submit(self.workspace.data.data_of(source), model, name, asked, recipe)
+
+    def _submit(self, data: str, model: Mapping[str, Any], name: str, tune: Mapping[str, Any], recipe: Any) -> str:
+        check_name(tune["study"])
+        # Of two who ask at once, here or at another server, one is first; a study is in the storage only later.
+        with self.workspace.dispatcher._changes:
+            if self.readings.is_run_here(tune["study"], ("waiting", "running", "silent")):
+                raise TuningError(f"the study {tune['study']!r} is run already, or waits to be")
+            return self.workspace._submit(data, model, name, kind="tune", tune=tune, recipe=recipe)
 
     def go_on(self, name: str, **changes: Any) -> str:
         """Go on with a study that has ended, perhaps with a larger budget or more jobs; return the job's key.
@@ -171,15 +179,11 @@ class Studies:
             return self._go_on(name, changes)
 
     def _go_on(self, name: str, changes: Mapping[str, Any]) -> str:
-        if self.readings.is_run_here(name):
-            raise TuningError(f"the study {name!r} is run already")
         key = self.readings.job_of(name)
         if key is not None:
-            spec = jobs.read_spec(self.workspace.folder_of(key))
+            spec = jobs.read_spec(self.readings.workspace.folder_of(key))  # an admin's perhaps, who went on with it
             tune = {**spec["tune"], **changes}
-            return self.workspace._submit(
-                spec["data"], spec["model"], spec["name"], kind="tune", tune=tune, recipe=spec.get("recipe")
-            )
+            return self._submit(spec["data"], spec["model"], spec["name"], tune, spec.get("recipe"))
         plan = self.readings.read(name).plan
         if plan is None or plan.data is None:
             raise TuningError(
@@ -189,7 +193,7 @@ class Studies:
         if not plan.data.startswith(DEMO):
             self._confined(formats.split_part(plan.data)[0], "the data")
         tune = TuneOptions.of_plan(name, plan, self.url).to_dict() | changes
-        return self.workspace._submit(plan.data, plan.given, name, kind="tune", tune=tune, recipe=plan.recipe)
+        return self._submit(plan.data, plan.given, name, tune, plan.recipe)
 
     def delete(self, name: str) -> None:
         """Delete a study that does not run here: its trials, their models, and the jobs that ran it.
@@ -200,7 +204,7 @@ class Studies:
             If it runs, a model of it is needed, or it is somebody else's.
         """
         with self._changing("delete", name):
-            jobs_of = self._jobs_of(name)
+            jobs_of = self.readings.jobs_of(name)
             if not jobs_of:  # it was begun elsewhere: everybody's, to look at and to steer
                 self.workspace.person.must_be("admin")
             if self.readings.is_run_here(name):
@@ -212,14 +216,34 @@ class Studies:
                     f"the study {name!r} cannot be deleted: the topics of its trials {', '.join(map(str, needed))} are "
                     "on cells. Delete those jobs first"
                 )
-            with contextlib.suppress(TuningError, KeyError):  # it has gone before
-                plan = self.readings.read(name).plan
-                optuna.delete_study(study_name=name, storage=self.readings.opened)
-                models = Path(plan.model_dir) if plan is not None else None
-                if models is not None and models.resolve().is_relative_to(self._models):
-                    shutil.rmtree(models, ignore_errors=True)
+            # A storage that is away may have it; without its jobs it would be everybody's.
+            names = {line.name for line in list_studies(self.readings.opened)}
+            if name in names:
+                reading = self.readings.read(name)
+                with contextlib.suppress(KeyError):  # somebody else was quicker
+                    patiently(lambda: optuna.delete_study(study_name=name, storage=self.readings.opened), 5.0)
+                self._delete_models(reading, names - {name})
             for key in jobs_of:
                 self.workspace.discard(key)
+
+    def _delete_models(self, reading: Reading, others: Iterable[str]) -> None:
+        """Delete the files of a study, below whose folder, or in it, there may be those of others."""
+        plan = reading.plan
+        if plan is None:
+            return
+        folder, root = Path(plan.model_dir).resolve(), self._models.resolve()
+        if not folder.is_relative_to(root) or parts_of(reading.name) in map(parts_of, others):
+            return
+        for path in (*map(plan.weights, reading.stories), *folder.glob(".*.safetensors.*.part")):
+            with contextlib.suppress(OSError):
+                path.unlink()
+        for cells in map(plan.cells, ("train", "test")):
+            for path in (cells, *folder.glob(f".{cells.name}.*.part*")):
+                shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):  # the first that something is left in
+            while folder != root:
+                folder.rmdir()
+                folder = folder.parent
 
     def share(self, name: str, people: Sequence[str]) -> None:
         """Let others see a study, and no others any more.
@@ -229,11 +253,11 @@ class Studies:
         MiraError
             If it was not begun here, or is somebody else's.
         """
-        for key in self._jobs_of(name):
-            self.workspace.share(key, people)
-
-    def _jobs_of(self, name: str) -> list[str]:
-        return [key for key, spec in self.readings.workspace.specs("tune") if spec["tune"].get("study") == name]
+        with self._changing("share", name):
+            # Whose study it is may share all its runs, those of admins who went on with it too.
+            whole = self.workspace.seen_by(lambda: replace(self.workspace.person, role="admin"))
+            for key in self.readings.jobs_of(name):
+                whole.share(key, people)
 
     @property
     def _models(self) -> Path:

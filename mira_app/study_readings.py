@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -236,12 +236,15 @@ class StudyReadings:
 
     def job_of(self, name: str) -> str | None:
         """Return the key of the newest job that runs a study here, None if there is none."""
-        return next((key for key, spec in self.workspace.specs("tune") if spec["tune"].get("study") == name), None)
+        return next(iter(self.jobs_of(name)), None)
 
-    def is_run_here(self, name: str) -> bool:
-        """Tell whether a job of this server runs a study now."""
-        key = self.job_of(name)
-        return key is not None and jobs.read_status(self.workspace.folder_of(key)).state in ("waiting", "running")
+    def jobs_of(self, name: str) -> list[str]:
+        """Return the keys of the jobs that run or ran a study here, the newest first."""
+        return [key for key, spec in self.workspace.specs("tune") if spec["tune"].get("study") == name]
+
+    def is_run_here(self, name: str, states: Container[str] = ("waiting", "running")) -> bool:
+        """Tell whether a job of this server runs a study now, or waits to: is in one of these states."""
+        return any(jobs.read_status(self.workspace.folder_of(key)).state in states for key in self.jobs_of(name))
 
 
 def _data_label(data: str | None) -> str:

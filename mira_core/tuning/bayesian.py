@@ -28,7 +28,7 @@ from .storage import Storage, patiently
 from .study import BUDGET, TOLD, Plan, attributes, best_of, fail, fail_dead, standing, trials_of
 from .summary import COMPARED, Summary, end_warning, summarise
 from .table import Table
-from .tune_options import BY_TRIAL, SQLITE, TuneOptions
+from .tune_options import BY_TRIAL, SQLITE, TuneOptions, parts_of
 from .worker import Worker, read_cells
 
 
@@ -140,12 +140,13 @@ class BayesianTuner:
         plan = Plan.of(workers.load_study(opened, save_name))
         topics = plan.space["num_topics"]
         tuner = cls(
-            model=model, save_name=save_name, storage=storage, min_topics=int(topics.low),
+            model=model, save_name="loaded", storage=storage, min_topics=int(topics.low),
             max_topics=int(topics.high), max_trials=plan.max_trials, min_trials=plan.min_trials,
             stop_condition=plan.stop_condition, seed=plan.seed, log_steps=plan.log_steps, log_every=plan.log_every,
             train_size=plan.train_size,
         )  # fmt: skip
-        tuner._plan, tuner._opened = plan, opened
+        # Its name may be one that no new study is given.
+        tuner.save_name, tuner._plan, tuner._opened = save_name, plan, opened
         return tuner
 
     @cached_property
@@ -287,7 +288,7 @@ class BayesianTuner:
             raise OptionError("processes cannot share a view of a folder; give the folder, or write the part to one")
         if is_ondisk(data):
             return Path(data).resolve()
-        folder = Path(plan.model_dir) / f"{part}-{plan.digest[:16]}"
+        folder = plan.cells(part)
         if not folder.exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
             self.model.write_ondisk_dataset(data, folder)
@@ -509,5 +510,4 @@ class BayesianTuner:
 
 def _folder(root: str | Path, save_name: str) -> Path:
     """Return the study's folder under a root, which it cannot leave."""
-    parts = [p for p in save_name.split("/") if p not in ("", ".", "..")]
-    return Path(root).resolve().joinpath(*parts)
+    return Path(root).resolve().joinpath(*parts_of(save_name))

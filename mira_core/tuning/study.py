@@ -113,6 +113,10 @@ class Plan:
         """Return where the model of a completed trial is."""
         return Path(self.model_dir) / f"{number}.safetensors"
 
+    def cells(self, part: str) -> Path:
+        """Return where cells are, ``train`` or ``test``, that were written for workers."""
+        return Path(self.model_dir) / f"{part}-{self.digest[:16]}"
+
 
 def trials_of(study: optuna.Study, states: Iterable[TrialState] | None = None) -> list[FrozenTrial]:
     """Return the trials that have begun, in order of their numbers."""

@@ -21,7 +21,24 @@ if TYPE_CHECKING:  # Optuna takes a while to load
 SQLITE = "sqlite:///mira-tuning.db"
 BY_TRIAL = ("num_topics", "decoder_dropout", "seed")  # options of a model that each trial sets
 ON_DISK = ("sqlite:///", "journal:///")
+A_NAME = "save_name must be a name such as 'dataset/modality/model/run', no part of it empty, '.' or '..'"
 T = TypeVar("T")
+
+
+def parts_of(study: str) -> list[str]:
+    """Return the folders, one in the other, that a study's files are in below those of all studies."""
+    return [p for p in study.split("/") if p not in ("", ".", "..")]
+
+
+def check_name(study: str) -> None:
+    """Raise if a new study must not be called so, as its folder would be another one's, or that of all.
+
+    Raises
+    ------
+    OptionError
+    """
+    if not study or "/".join(parts_of(study)) != study:
+        raise OptionError(f"{A_NAME}; got {study!r}")
 
 
 @dataclass(frozen=True)
@@ -51,6 +68,10 @@ class TuneOptions:
         ------
         OptionError
         """
+        self._check_all_but_name()
+        check_name(self.study)
+
+    def _check_all_but_name(self) -> None:
         for name in ("n_jobs", "max_trials", "min_trials", "stop_condition", "log_every"):
             value = getattr(self, name)
             if not _is_integer(value) or value < 1:
@@ -58,7 +79,7 @@ class TuneOptions:
         if self.min_trials > self.max_trials:
             raise OptionError(f"min_trials must not exceed max_trials; got {self.min_trials} and {self.max_trials}")
         if not isinstance(self.study, str) or not self.study.strip("/"):
-            raise OptionError(f"save_name must be a name such as 'dataset/modality/model/run'; got {self.study!r}")
+            raise OptionError(f"{A_NAME}; got {self.study!r}")
         if not _is_number(self.train_size) or not 0 < self.train_size < 1:
             raise OptionError(f"train_size must be between 0 and 1; got {self.train_size!r}")
         if not _is_integer(self.seed) or not 0 <= self.seed < 2**32:
@@ -96,7 +117,7 @@ class TuneOptions:
         """Return those with which a study that was begun elsewhere goes on."""
         space = {name: [r.low, r.high] for name, r in plan.space.items()}
         low, high = space.pop("num_topics")
-        parts = [p for p in study.split("/") if p not in ("", ".", "..")]
+        parts = parts_of(study)
         folders: dict[str, Any] = {}
         for name in ("model_dir", "tensorboard_logdir"):  # the tuner puts the study's name behind these
             path = Path(getattr(plan, name))
@@ -123,7 +144,7 @@ class TuneOptions:
         if not isinstance(asked.log_steps, bool):
             raise OptionError(f"log_steps must be true or false; got {asked.log_steps!r}")
         _check_search(asked.search)
-        asked.check()
+        asked._check_all_but_name()  # a job of a study that has had its name since any would do can still be read
         _refuse(model, BY_TRIAL, "is set by each trial")
         # which options can be searched does not depend on the size of the data
         asked.space({name: option.value for name, option in resolve(1000, 1000, model).items()})

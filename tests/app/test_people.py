@@ -19,6 +19,7 @@ from mira_core import jobs
 from mira_core.data.simulate import simulate_expression
 from mira_core.errors import DataError, JobError, MiraError, TuningError
 from mira_core.files import write_json
+from mira_core.tuning import storage
 
 ANN, BOB, VIC, ADA = Person("ann", "user"), Person("bob", "user"), Person("vic", "viewer"), Person("ada", "admin")
 GONE = Person("gone", "")
@@ -203,6 +204,18 @@ def test_a_study_is_its_beginners_and_one_from_elsewhere_everybodys(lab):
         bob.ask("of Python elsewhere", print)
 
 
+def test_a_name_is_whose_job_took_it_even_before_the_study_is_in_the_storage(lab):
+    tune = {"study": "of ann", "min_topics": 3, "max_topics": 5}
+    whole = Studies(lab)
+    ann, bob = (whole.seen_by(of(lab, p)) for p in (ANN, BOB))
+    key = ann.begin("0/all.h5ad", {"feature_type": "expression"}, tune)
+    for _ in ("while it waits", "once it has ended"):
+        with pytest.raises(TuningError, match="there is a study 'of ann' already"):
+            bob.begin("0/all.h5ad", {"feature_type": "expression"}, tune)
+        lab.dispatcher.withdraw(key)
+    assert ann.begin("0/all.h5ad", {"feature_type": "expression"}, tune) != key
+
+
 def test_all_runs_of_a_study_are_shared_and_no_other_runs_it_again(lab):
     tune = {"study": "of ann", "min_topics": 3, "max_topics": 5}
     whole = Studies(lab)
@@ -248,6 +261,51 @@ def test_a_study_is_deleted_by_whom_it_belongs_to_with_its_jobs(lab):
     ada.delete("from elsewhere")
     assert optuna.get_all_study_names(whole.url) == []
     assert [spec["name"] for _, spec in lab.specs("tune")] == ["with topics"]
+
+
+def test_a_study_that_an_admin_went_on_with_is_still_its_beginners_to_share_and_to_go_on_with(lab):
+    tune = {"study": "of ann", "min_topics": 3, "max_topics": 5}
+    whole = Studies(lab)
+    ann, bob, ada = (whole.seen_by(of(lab, p)) for p in (ANN, BOB, ADA))
+    lab.dispatcher.withdraw(ann.begin("0/all.h5ad", {"feature_type": "expression"}, tune))
+    later = ada.go_on("of ann")
+    lab.dispatcher.withdraw(later)
+    ada.share("of ann", ["bob"])
+    for refused in (lambda: bob.go_on("of ann"), lambda: bob.share("of ann", ["*"])):
+        with pytest.raises(AccessError, match="belongs to ann"):
+            refused()
+    ann.share("of ann", [])
+    assert not bob.sees("of ann")
+    assert {lab.shared_with(key) for key in whole.readings.jobs_of("of ann")} == {()}
+    with pytest.raises(TuningError, match="not shared with you"):
+        bob.share("of ann", ["bob"])
+    key = ann.go_on("of ann")
+    assert jobs.read_spec(lab.jobs_folder / key)["owner"] == "ann"
+    assert {person for person, action, outcome in audit(lab) if outcome == "done"} == {"ann", "ada"}
+
+
+@pytest.mark.parametrize("away", ["get_all_studies", "delete_study"])
+def test_a_study_whose_storage_is_away_stays_its_beginners(lab, monkeypatch, away):
+    whole = Studies(lab)
+    ann = whole.seen_by(of(lab, ANN))
+    key = ann.begin("0/all.h5ad", {"feature_type": "expression"}, {"study": "of ann", "min_topics": 3, "max_topics": 5})
+    lab.dispatcher.withdraw(key)
+    optuna.create_study(study_name="of ann", storage=whole.url)
+    whole.readings.read("of ann")
+
+    def refuse(*asked):
+        raise ConnectionError("refused")
+
+    with monkeypatch.context() as then:
+        then.setattr("mira_app.studies.patiently", lambda action, patience: storage.patiently(action, 0.0))
+        then.setattr("mira_core.tuning.reading.PATIENCE", 0.0)
+        then.setattr(whole.readings.opened, away, refuse)
+        with pytest.raises(TuningError, match="has not answered"):
+            ann.delete("of ann")
+    assert whole.readings.jobs_of("of ann") == [key]
+    assert not whole.seen_by(of(lab, BOB)).sees("of ann")
+    ann.delete("of ann")
+    assert whole.readings.jobs_of("of ann") == optuna.get_all_study_names(whole.url) == []
 
 
 # --- what they do -----------------------------------------------------------------------------------------------------

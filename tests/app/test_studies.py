@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import optuna
 import pytest
 
 import mira_core as mira
+from mira_app.dispatching import Dispatcher
 from mira_app.settings import Settings
 from mira_app.studies import Studies
+from mira_app.study_readings import StudyReadings
 from mira_app.workspace import Workspace
 from mira_core import jobs
 from mira_core.errors import OptionError, TuningError
+from mira_core.files import write_json
+from mira_core.processes import this_process
 from mira_core.tuning import control
+from mira_core.tuning.tune_options import TuneOptions
 from tests.helpers import make_tuner
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -140,3 +149,84 @@ def test_importance_is_shares_of_one_or_why_it_is_not_known(studies, cells):
     two.optimize(lambda t: (t.suggest_float("x", 0, 1), 1.0), n_trials=9)
     told = studies.importance(studies.readings.read("two aims"))
     assert (told.shares, told.why) == ({}, "of a study with several aims, nothing is the loss")
+
+
+def test_deleting_a_study_leaves_the_models_of_those_below_it(studies, cells):
+    models = studies._models
+    for name in ("lab", "lab/rna", "lab/rna/1"):
+        tuned(studies, cells, name, model_dir=models, max_trials=1, min_trials=1)
+    plan = studies.readings.read("lab/rna").plan
+    plan.cells("train").mkdir()
+    (plan.cells("train") / "cells.h5ad").write_bytes(b"")
+    (models / "lab" / "rna" / ".0.safetensors.abcd.part").write_bytes(b"")
+
+    def left():
+        return sorted(str(p.relative_to(models)) for p in models.rglob("*") if p.is_file())
+
+    studies.delete("lab/rna")
+    assert left() == ["lab/0.safetensors", "lab/rna/1/0.safetensors"]
+    studies.delete("lab/rna/1")
+    assert left() == ["lab/0.safetensors"]
+    assert not (models / "lab" / "rna").exists()
+    studies.delete("lab")
+    assert list(models.iterdir()) == []
+
+
+def test_of_two_studies_with_one_folder_the_last_to_go_takes_its_models(studies, cells, monkeypatch):
+    asked = {"min_topics": 3, "max_topics": 6}
+    for name in ("a//b", "..", "a/./b", "a/"):
+        with pytest.raises(OptionError, match="no part of it empty"):
+            studies.begin("demo:pbmc700", {"feature_type": "expression"}, {"study": name, **asked})
+    monkeypatch.setattr(TuneOptions, "check", lambda self: None)  # as it was before
+    for name in ("a/b", "a//b", "."):
+        tuned(studies, cells, name, model_dir=studies._models, max_trials=1, min_trials=1)
+    studies.delete(".")
+    studies.delete("a//b")
+    assert studies.model(studies.readings.read("a/b"), 0)
+    studies.delete("a/b")
+    assert list(studies._models.iterdir()) == []
+
+
+ASKED = {"study": "a/b", "min_topics": 3, "max_topics": 6}
+
+
+@pytest.mark.parametrize("state", ["waiting", "running", "silent"])
+def test_a_study_that_a_job_has_yet_to_begin_is_neither_begun_nor_gone_on_with_again(studies, monkeypatch, state):
+    monkeypatch.setattr(studies.workspace.dispatcher, "wake", lambda: None)
+    key = studies.begin("demo:pbmc700", {"feature_type": "expression"}, ASKED)
+    folder = studies.workspace.jobs_folder / key
+    if state != "waiting":
+        write_json(folder / "status.json", {"state": "running", "heartbeat": 1.0})
+        write_json(folder / "process.json", this_process() if state == "running" else {"host": "afar"})
+    assert jobs.read_status(folder).state == state
+    with pytest.raises(TuningError, match="the study 'a/b' is run already"):
+        studies.begin("demo:pbmc700", {"feature_type": "expression"}, ASKED)
+    with pytest.raises(TuningError, match="the study 'a/b' is run already"):
+        studies.go_on("a/b")
+    assert studies.readings.jobs_of("a/b") == [key]
+
+
+def test_of_two_who_go_on_at_once_at_two_servers_one_does(studies, monkeypatch):
+    monkeypatch.setattr(Dispatcher, "wake", lambda self: None)
+    key = studies.begin("demo:pbmc700", {"feature_type": "expression"}, ASKED)
+    studies.workspace.dispatcher.withdraw(key)
+    other, looked = Studies(Workspace(studies.workspace.settings)), StudyReadings.is_run_here
+    both = threading.Barrier(2)
+
+    def slowly(self, *asked):
+        found = looked(self, *asked)
+        time.sleep(0.5)
+        return found
+
+    def go_on(which):
+        both.wait()
+        try:
+            return which.go_on("a/b")
+        except TuningError as problem:
+            return str(problem)
+
+    monkeypatch.setattr(StudyReadings, "is_run_here", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        told = sorted(pool.map(go_on, (studies, other)))
+    assert told[1] == "the study 'a/b' is run already, or waits to be"
+    assert studies.readings.jobs_of("a/b") == [told[0], key]

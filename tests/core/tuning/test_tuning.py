@@ -17,12 +17,14 @@ import pytest
 from optuna.trial import TrialState
 
 import mira_core as mira
+from mira_core import jobs
 from mira_core.data import sources
 from mira_core.errors import OptionError, TuningError
 from mira_core.processes import this_process
 from mira_core.training import evaluation, loop
 from mira_core.tuning import pruner, search, storage, study, worker, workers
 from mira_core.tuning.sampler import RungSampler
+from mira_core.tuning.tune_options import TuneOptions
 from tests.helpers import make, make_cells, make_tuner, same, with_columns
 
 mpl.use("Agg")
@@ -466,6 +468,7 @@ def test_the_best_near_an_end_of_the_range_warns(folder, cells, topics, said, re
         ({"min_trials": 7}, "min_trials must not exceed max_trials"),
         ({"train_size": 1.0}, "train_size must be between 0 and 1"),
         ({"save_name": "/"}, "save_name must be a name"),
+        *(({"save_name": n}, f"no part of it empty, .*; got {n!r}") for n in ("a//b", "/a", "a/", ".", "a/../b", "")),
         ({"search": {"hiden": None}}, "did you mean hidden"),
         ({"search": {"use_cuda": None}}, "use_cuda cannot be searched; what can is"),
         ({"search": {"dependence_beta": None}}, "does not apply"),
@@ -490,9 +493,17 @@ def test_any_option_with_a_range_can_be_searched(folder, cells):
     assert best.hidden == tuner.study.best_trial.params["hidden"]
 
 
-def test_a_study_stays_below_its_folders(folder, cells):
-    tuner = make_tuner(cells, "../../etc/x", model_dir="m", tensorboard_logdir="t")
+def test_a_study_that_has_had_its_name_since_any_would_do_is_read_and_stays_below_its_folders(folder, cells):
+    with pytest.MonkeyPatch.context() as then:
+        then.setattr(TuneOptions, "check", lambda self: None)
+        tuner = make_tuner(cells, "../../etc/x", model_dir="m", tensorboard_logdir="t")
     assert tuner._plan.model_dir == str(folder / "m/etc/x")
+    tuner.fit(cells)
+    again = mira.topics.BayesianTuner.load(model=tuner.model, save_name="../../etc/x")
+    assert again.trial_attrs == tuner.trial_attrs
+    asked = {"study": "../../etc/x", "min_topics": 2, "max_topics": 12}
+    jobs.write_spec(folder / "job", data="demo:pbmc700", model={"feature_type": "expression"}, kind="tune", tune=asked)
+    assert jobs.read_spec(folder / "job")["tune"]["study"] == "../../etc/x"
 
 
 def test_every_searchable_option_gives_a_model(cells):
