@@ -202,12 +202,16 @@ class Dispatcher:
             Of the job; what it reads, as its specification names it; whose it is; and the trials that it runs at once.
         """
         with self._changes:
+            before = self._read(key)  # of one that waits or runs already, which is refused within
             # First, so that no job is forgotten if the server ends now.
             self._write(Entry(key, person, time.time(), memory=memory_of(data), n_jobs=n_jobs))
             try:
                 yield
             except BaseException:
-                self._path(key).unlink(missing_ok=True)
+                if before is None:
+                    self._path(key).unlink(missing_ok=True)
+                else:
+                    self._write(before)
                 raise
         self.wake()
 

@@ -217,6 +217,20 @@ def test_one_that_was_never_made_ready_is_forgotten(noting):
     assert not noting.dispatcher._turn()
 
 
+def test_to_go_on_twice_takes_no_job_out_of_the_queue(noting):
+    waits, runs = (noting.submit("demo:pbmc700", MODEL) for _ in range(2))
+    say(noting, waits, "stopped")
+    noting.dispatcher._path(waits).unlink()
+    noting.resume(waits)
+    noting.prefer(waits, 3)
+    noting.dispatcher._write(replace(noting.dispatcher._read(runs), started=1.0, devices=(1,)))
+    before = noting.dispatcher.entries()
+    for key in (waits, runs):
+        with pytest.raises(JobError, match="nothing to go on with"):
+            noting.resume(key)
+    assert noting.dispatcher.entries() == before
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"key": 1, "nonsense": 2}', "null", '{"person": "ann"}'])
 def test_a_damaged_file_of_the_queue_holds_up_nobody(noting, content):
     (noting.dispatcher.folder / "bad.json").write_text(content)
