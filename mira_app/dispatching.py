@@ -351,10 +351,14 @@ class Dispatcher:
             write_json(folder / "status.json", asdict(replace(status, stage=why)))
 
     def _fail(self, folder: Path, message: str) -> None:
-        with contextlib.suppress(OSError):
+        """Say why a job did not begin; what it knows of before is kept, and it may be gone on with."""
+        log = ""
+        with contextlib.suppress(OSError):  # there is none before a process was started
             log = (folder / "log.txt").read_bytes()[-20_000:].decode(errors="replace")
-            error = {"type": "JobError", "message": message, "traceback": log}
-            write_json(folder / "status.json", asdict(jobs.Status(state="failed", ended=time.time(), error=error)))
+        # Of the machine, as jobs.why_not_resume has it: it may not come again.
+        error = {"type": "ChildProcessError", "message": message, "traceback": log}
+        failed = replace(jobs.read_status(folder), state="failed", stage="", ended=time.time(), error=error)
+        write_json(folder / "status.json", asdict(failed))
 
     # --- files ------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mira_app.dispatching import Entry, Limits, next_of
+from mira_app.dispatching import BEGINS_WITHIN, Entry, Limits, next_of
 from mira_app.engines import Engine
 from mira_app.serving.people import Person
 from mira_app.settings import Settings
@@ -192,6 +192,48 @@ def test_a_process_that_ends_before_it_begins_is_told_as_a_failure(noting):
     assert status.state == "failed"
     assert "before it began" in status.error["message"]
     assert "no module named torch" in status.error["traceback"]
+
+
+@pytest.mark.parametrize("log", [None, "Traceback"])
+def test_one_that_cannot_be_started_says_so_and_may_be_gone_on_with(noting, monkeypatch, log):
+    key = noting.submit("demo:pbmc700", MODEL)
+    folder = noting.jobs_folder / key
+    kept = {"kind": "fit", "step": 900, "epoch": 9, "resumed": 2}
+    write_json(folder / "status.json", kept | {"state": "waiting", "stage": "next in the queue"})
+    if log is not None:
+        (folder / "log.txt").write_text(log)
+
+    def away(*_, **__) -> None:
+        raise JobError("the dask scheduler does not answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(noting.dispatcher.engine, "start", away)
+        assert not noting.dispatcher._turn()
+    status = jobs.read_status(folder)
+    assert (status.state, status.stage, status.error["traceback"]) == ("failed", "", log or "")
+    assert "the dask scheduler does not answer" in status.error["message"]
+    assert kept.items() <= vars(status).items()
+    noting.resume(key)
+    noting.dispatcher._turn()
+    assert noting.dispatcher.engine.begun == [(key, (0,))]
+
+
+def test_a_failure_that_cannot_be_written_leaves_the_job_in_the_queue(noting, monkeypatch):
+    key = noting.submit("demo:pbmc700", MODEL)
+    noting.dispatcher._turn()
+    noting.dispatcher.engine.over[key] = 1
+
+    def full(*_) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mira_app.dispatching.write_json", full)
+        with pytest.raises(OSError, match="no space"):
+            noting.dispatcher._turn()
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now + 2 * BEGINS_WITHIN)
+    assert noting.dispatcher._turn()
+    assert [k for k, _ in noting.dispatcher.engine.begun] == [key, key], "it is tried again"
 
 
 def test_after_a_restart_of_the_machine_what_ran_goes_on_and_what_was_killed_does_not(noting, monkeypatch):
