@@ -304,7 +304,11 @@ class Dispatcher:
         if entry.started is None:
             return entry
         status, ended = jobs.read_status(folder), self.engine.ended(entry.key)
-        if status.state == "died" and entry.machine != processes.this_machine():
+        if entry.machine != processes.this_machine() and (
+            status.state == "died"
+            # A machine that is shut down in order stops its jobs. People leave a file, or of a study a word in it.
+            or (status.state == "stopped" and status.kind != "tune" and not (folder / "stop").exists())
+        ):
             return self._begin_again(entry)
         if status.ended_already:
             # Its memory, and its GPU's, are free once its process has gone.

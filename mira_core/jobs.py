@@ -327,9 +327,9 @@ def request_stop(folder: Path) -> None:
     (folder / "stop").touch()
 
 
-def why_not_resume(folder: Path) -> str:
-    """Say why a job cannot be gone on with; empty if it can."""
-    status = read_status(folder)
+def why_not_resume(folder: Path, status: Status | None = None) -> str:
+    """Say why a job cannot be gone on with; empty if it can. Without a status, it is read."""
+    status = status or read_status(folder)
     kind, message = status.error.get("type", ""), status.error.get("message", "")
     if status.state == "finished":
         return f"the job in {folder} has finished before; start a new one in another folder"

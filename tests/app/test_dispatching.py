@@ -259,6 +259,29 @@ def test_one_that_was_never_made_ready_is_forgotten(noting):
     assert not noting.dispatcher._turn()
 
 
+@pytest.mark.parametrize(
+    ("kind", "asked", "machine", "goes_on"),
+    [
+        ("fit", False, "before it was shut down", True),
+        ("fit", True, "before it was shut down", False),
+        ("fit", False, processes.this_machine(), False),
+        ("tune", False, "before it was shut down", False),
+        ("range_test", False, "before it was shut down", False),
+    ],
+)
+def test_what_a_shutdown_stopped_goes_on_and_what_somebody_stopped_does_not(noting, kind, asked, machine, goes_on):
+    key = noting.submit("demo:pbmc700", MODEL)
+    noting.dispatcher._turn()
+    noting.dispatcher._write(replace(noting.dispatcher._read(key), machine=machine))
+    folder = noting.jobs_folder / key
+    write_json(folder / "status.json", {"state": "stopped", "kind": kind, "ended": time.time()})
+    if asked:
+        jobs.request_stop(folder)
+    assert noting.dispatcher._turn() == goes_on
+    assert [k for k, _ in noting.dispatcher.engine.begun] == [key] * (1 + goes_on)
+    assert jobs.read_status(folder).state == ("waiting" if goes_on else "stopped")
+
+
 def test_to_go_on_twice_takes_no_job_out_of_the_queue(noting):
     waits, runs = (noting.submit("demo:pbmc700", MODEL) for _ in range(2))
     say(noting, waits, "stopped")
