@@ -202,12 +202,16 @@ class Dispatcher:
             Of the job; what it reads, as its specification names it; whose it is; and the trials that it runs at once.
         """
         with self._changes:
+            before = self._read(key)  # of one that waits or runs already, which is refused within
             # First, so that no job is forgotten if the server ends now.
             self._write(Entry(key, person, time.time(), memory=memory_of(data), n_jobs=n_jobs))
             try:
                 yield
             except BaseException:
-                self._path(key).unlink(missing_ok=True)
+                if before is None:
+                    self._path(key).unlink(missing_ok=True)
+                else:
+                    self._write(before)
                 raise
         self.wake()
 
@@ -300,7 +304,11 @@ class Dispatcher:
         if entry.started is None:
             return entry
         status, ended = jobs.read_status(folder), self.engine.ended(entry.key)
-        if status.state == "died" and entry.machine != processes.this_machine():
+        if entry.machine != processes.this_machine() and (
+            status.state == "died"
+            # A machine that is shut down in order stops its jobs. People leave a file, or of a study a word in it.
+            or (status.state == "stopped" and status.kind != "tune" and not (folder / "stop").exists())
+        ):
             return self._begin_again(entry)
         if status.ended_already:
             # Its memory, and its GPU's, are free once its process has gone.
@@ -347,10 +355,14 @@ class Dispatcher:
             write_json(folder / "status.json", asdict(replace(status, stage=why)))
 
     def _fail(self, folder: Path, message: str) -> None:
-        with contextlib.suppress(OSError):
+        """Say why a job did not begin; what it knows of before is kept, and it may be gone on with."""
+        log = ""
+        with contextlib.suppress(OSError):  # there is none before a process was started
             log = (folder / "log.txt").read_bytes()[-20_000:].decode(errors="replace")
-            error = {"type": "JobError", "message": message, "traceback": log}
-            write_json(folder / "status.json", asdict(jobs.Status(state="failed", ended=time.time(), error=error)))
+        # Of the machine, as jobs.why_not_resume has it: it may not come again.
+        error = {"type": "ChildProcessError", "message": message, "traceback": log}
+        failed = replace(jobs.read_status(folder), state="failed", stage="", ended=time.time(), error=error)
+        write_json(folder / "status.json", asdict(failed))
 
     # --- files ------------------------------------------------------------------------------------
 

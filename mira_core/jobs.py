@@ -25,7 +25,6 @@ Reading a folder needs nothing but this module, and works while the job runs, af
 from __future__ import annotations
 
 import builtins
-import json
 import math
 import os
 import secrets
@@ -264,7 +263,18 @@ def read_status(folder: Path) -> Status:
                 status.state = again if again != status.state else "died"
         elif status.state == "running" and time.time() - (status.heartbeat or 0) > SILENT_AFTER:
             status.state = "silent"
+    elif process is None and status.state == "running":  # a power cut or a full disk took who runs it
+        beat = status.heartbeat or status.started or _changed(folder / "status.json")
+        if time.time() - beat > SILENT_AFTER:
+            status.state = "died"
     return status
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # just now
+        return time.time()
 
 
 def _status_of(values: Mapping[str, Any]) -> Status:
@@ -317,9 +327,9 @@ def request_stop(folder: Path) -> None:
     (folder / "stop").touch()
 
 
-def why_not_resume(folder: Path) -> str:
-    """Say why a job cannot be gone on with; empty if it can."""
-    status = read_status(folder)
+def why_not_resume(folder: Path, status: Status | None = None) -> str:
+    """Say why a job cannot be gone on with; empty if it can. Without a status, it is read."""
+    status = status or read_status(folder)
     kind, message = status.error.get("type", ""), status.error.get("message", "")
     if status.state == "finished":
         return f"the job in {folder} has finished before; start a new one in another folder"
@@ -368,12 +378,17 @@ def resume(folder: Path) -> None:
         if _read_json(aside) != before:
             os.rename(aside, path)
             raise JobError(f"the job in {folder} is being started by another process")
-        aside.unlink()
-    (folder / "stop").unlink(missing_ok=True)
-    last = read_status(folder)
-    same = ("kind", "num_epochs", "num_steps", "n_cells", "n_held_out", "step", "epoch")
-    waiting = Status(**{name: getattr(last, name) for name in same}, resumed=last.resumed + 1)
-    write_json(folder / "status.json", asdict(waiting))
+    try:
+        (folder / "stop").unlink(missing_ok=True)
+        last = read_status(folder)
+        same = ("kind", "num_epochs", "num_steps", "n_cells", "n_held_out", "step", "epoch")
+        waiting = Status(**{name: getattr(last, name) for name in same}, resumed=last.resumed + 1)
+        write_json(folder / "status.json", asdict(waiting))
+    except BaseException:
+        if aside.exists():  # or it would be taken to run
+            os.rename(aside, path)
+        raise
+    aside.unlink(missing_ok=True)
 
 
 def claim(folder: Path) -> Status:
@@ -393,22 +408,36 @@ def claim(folder: Path) -> Status:
     if status.state not in ("waiting", "running", "silent"):
         resume(folder)
         status = read_status(folder)
-    path = folder / "process.json"
-    for _ in range(2):
-        try:
-            with open(path, "x", encoding="utf-8") as f:
-                json.dump(this_process(), f)
-            return status
-        except FileExistsError:
-            other = _read_json(path)
-            if other is None and time.time() - path.stat().st_mtime < SILENT_AFTER:
-                raise JobError(f"the job in {folder} is being started by another process") from None
-            if other is not None and (other.get("host") != socket.gethostname() or is_alive(other)):
-                raise JobError(
-                    f"the job in {folder} is run by process {other.get('pid')} on {other.get('host')}"
-                ) from None
-            path.unlink(missing_ok=True)
+    path, beside = folder / "process.json", folder / f".process.{secrets.token_hex(4)}.json"
+    try:
+        write_json(beside, this_process())
+        for _ in range(2):
+            try:
+                _put_first(beside, path)
+                return status
+            except FileExistsError:
+                other = _read_json(path)
+                if other is None and time.time() - _changed(path) < SILENT_AFTER:
+                    raise JobError(f"the job in {folder} is being started by another process") from None
+                if other is not None and (other.get("host") != socket.gethostname() or is_alive(other)):
+                    raise JobError(
+                        f"the job in {folder} is run by process {other.get('pid')} on {other.get('host')}"
+                    ) from None
+                path.unlink(missing_ok=True)
+    finally:
+        beside.unlink(missing_ok=True)
     raise JobError(f"the job in {folder} is being started by another process")
+
+
+def _put_first(beside: Path, path: Path) -> None:
+    """Put a whole file at `path`, where none may be."""
+    try:
+        os.link(beside, path)
+    except FileExistsError:
+        raise
+    except OSError:  # some file systems have no links
+        with open(path, "xb") as f:
+            f.write(beside.read_bytes())
 
 
 def cut_records(folder: Path, epoch: int) -> None:

@@ -64,7 +64,7 @@ def run_job(folder: Path, listen: Listener | None = None) -> jobs.Status:
             report.update(state="failed", error=error)
         finally:
             report.update(ended=time.time())
-    if jobs.why_not_resume(folder):
+    if jobs.why_not_resume(folder, report.status):  # as it ended: somebody may have had it go on since
         (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     return report.status
 

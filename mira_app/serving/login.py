@@ -121,6 +121,10 @@ class Failures:
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
 
+    def take_back(self, key: str) -> None:
+        """Count one less."""
+        self._known[key] = self._recent(key)[:-1]
+
     def forget(self, key: str) -> None:
         """Begin anew."""
         self._known.pop(key, None)
@@ -168,12 +172,13 @@ class LoginPage(RequestHandler):
             self._enter(HOLDER)
             return
         accounts = self.provider.accounts
+        failures.add(f"name {name}", here)  # before it is tried, as others that are sent meanwhile are tried too
         # In a thread, as it takes a while on purpose.
         if accounts is not None and await asyncio.to_thread(accounts.check, name, password):
             failures.forget(f"name {name}")
+            failures.take_back(here)
             self._enter(name)
             return
-        failures.add(f"name {name}", here)
         logger.warning("a login as %r from %s was refused", name, self._asked_from)
         self._note(name, "refused")
         self._show("This name and password do not belong together." if accounts else "This is not the token.", 403)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mira_app.dispatching import Entry, Limits, next_of
+from mira_app.dispatching import BEGINS_WITHIN, Entry, Limits, next_of
 from mira_app.engines import Engine
 from mira_app.serving.people import Person
 from mira_app.settings import Settings
@@ -194,6 +194,48 @@ def test_a_process_that_ends_before_it_begins_is_told_as_a_failure(noting):
     assert "no module named torch" in status.error["traceback"]
 
 
+@pytest.mark.parametrize("log", [None, "Traceback"])
+def test_one_that_cannot_be_started_says_so_and_may_be_gone_on_with(noting, monkeypatch, log):
+    key = noting.submit("demo:pbmc700", MODEL)
+    folder = noting.jobs_folder / key
+    kept = {"kind": "fit", "step": 900, "epoch": 9, "resumed": 2}
+    write_json(folder / "status.json", kept | {"state": "waiting", "stage": "next in the queue"})
+    if log is not None:
+        (folder / "log.txt").write_text(log)
+
+    def away(*_, **__) -> None:
+        raise JobError("the dask scheduler does not answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(noting.dispatcher.engine, "start", away)
+        assert not noting.dispatcher._turn()
+    status = jobs.read_status(folder)
+    assert (status.state, status.stage, status.error["traceback"]) == ("failed", "", log or "")
+    assert "the dask scheduler does not answer" in status.error["message"]
+    assert kept.items() <= vars(status).items()
+    noting.resume(key)
+    noting.dispatcher._turn()
+    assert noting.dispatcher.engine.begun == [(key, (0,))]
+
+
+def test_a_failure_that_cannot_be_written_leaves_the_job_in_the_queue(noting, monkeypatch):
+    key = noting.submit("demo:pbmc700", MODEL)
+    noting.dispatcher._turn()
+    noting.dispatcher.engine.over[key] = 1
+
+    def full(*_) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mira_app.dispatching.write_json", full)
+        with pytest.raises(OSError, match="no space"):
+            noting.dispatcher._turn()
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now + 2 * BEGINS_WITHIN)
+    assert noting.dispatcher._turn()
+    assert [k for k, _ in noting.dispatcher.engine.begun] == [key, key], "it is tried again"
+
+
 def test_after_a_restart_of_the_machine_what_ran_goes_on_and_what_was_killed_does_not(noting, monkeypatch):
     lost, killed = (noting.submit("demo:pbmc700", MODEL) for _ in range(2))
     noting.dispatcher._turn()
@@ -215,6 +257,43 @@ def test_one_that_was_never_made_ready_is_forgotten(noting):
     assert noting.dispatcher.entries() == []
     noting.dispatcher._write(Entry("20260101-000000-y-0000"))  # as if the server had been killed there
     assert not noting.dispatcher._turn()
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "machine", "goes_on"),
+    [
+        ("fit", False, "before it was shut down", True),
+        ("fit", True, "before it was shut down", False),
+        ("fit", False, processes.this_machine(), False),
+        ("tune", False, "before it was shut down", False),
+        ("range_test", False, "before it was shut down", False),
+    ],
+)
+def test_what_a_shutdown_stopped_goes_on_and_what_somebody_stopped_does_not(noting, kind, asked, machine, goes_on):
+    key = noting.submit("demo:pbmc700", MODEL)
+    noting.dispatcher._turn()
+    noting.dispatcher._write(replace(noting.dispatcher._read(key), machine=machine))
+    folder = noting.jobs_folder / key
+    write_json(folder / "status.json", {"state": "stopped", "kind": kind, "ended": time.time()})
+    if asked:
+        jobs.request_stop(folder)
+    assert noting.dispatcher._turn() == goes_on
+    assert [k for k, _ in noting.dispatcher.engine.begun] == [key] * (1 + goes_on)
+    assert jobs.read_status(folder).state == ("waiting" if goes_on else "stopped")
+
+
+def test_to_go_on_twice_takes_no_job_out_of_the_queue(noting):
+    waits, runs = (noting.submit("demo:pbmc700", MODEL) for _ in range(2))
+    say(noting, waits, "stopped")
+    noting.dispatcher._path(waits).unlink()
+    noting.resume(waits)
+    noting.prefer(waits, 3)
+    noting.dispatcher._write(replace(noting.dispatcher._read(runs), started=1.0, devices=(1,)))
+    before = noting.dispatcher.entries()
+    for key in (waits, runs):
+        with pytest.raises(JobError, match="nothing to go on with"):
+            noting.resume(key)
+    assert noting.dispatcher.entries() == before
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"key": 1, "nonsense": 2}', "null", '{"person": "ann"}'])

@@ -8,7 +8,7 @@ import time
 
 from mira_app import hub as hub_module
 from mira_app.hub import Hub, Running
-from mira_core import jobs
+from mira_core import jobs, processes
 
 
 class Document:
@@ -138,6 +138,7 @@ def test_only_what_waits_or_runs_is_told_and_ended_jobs_are_read_once(tmp_path, 
     job("waits", 2.0)
     job("runs", 3.0, state="running", stage="training", step=50, num_steps=200, training_started=100.0,
         heartbeat=160.0, device="cpu")  # fmt: skip
+    (tmp_path / "runs" / "process.json").write_text(json.dumps(processes.this_process()))
     (tmp_path / "no job").mkdir()
     read = []
     monkeypatch.setattr(jobs, "read_status", lambda f, real=jobs.read_status: (read.append(f.name), real(f))[1])

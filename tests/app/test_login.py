@@ -7,21 +7,24 @@ import asyncio
 import contextlib
 import re
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 import requests
 import trustme
-from tornado.httpclient import HTTPClientError, HTTPRequest
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
+from tornado.web import Application
 from tornado.websocket import websocket_connect
 
 from mira_app.serving import configuration, server
 from mira_app.serving.accounts import Accounts
-from mira_app.serving.login import AT_MOST
+from mira_app.serving.login import AT_MOST, Login
 from mira_core.errors import OptionError
 
 from ..browser.conftest import MIRA
+from ..servers import free_port
 from .test_optuna_board import Served, mira_serve, same_origin
 
 pytestmark = pytest.mark.slow
@@ -150,6 +153,46 @@ def test_passwords_cannot_be_guessed(guarded):
         assert not person.cookies
     guarded.stop()
     guarded.start()
+
+
+def test_passwords_that_are_sent_at_once_cannot_be_guessed_either():
+    class Slow:
+        """Accounts of which each password takes a while to try."""
+
+        tried = 0
+
+        def check(self, name: str, password: str) -> bool:
+            self.tried += 1
+            time.sleep(0.1)
+            return password == PASSWORD
+
+    async def ask() -> None:
+        accounts = Slow()
+        pages = Application([("/login", Login(accounts).login_handler)], cookie_secret="secret")
+        port = free_port()
+        listening = pages.listen(port, "127.0.0.1")
+        at = f"http://127.0.0.1:{port}/login"
+        pages.prefix, pages.websocket_origins = "", {f"127.0.0.1:{port}"}  # as Bokeh's have
+        client = AsyncHTTPClient(force_instance=True, max_clients=100)
+
+        async def code(password: str) -> int:
+            body = urlencode({"username": "anna", "password": password})
+            asked = HTTPRequest(
+                at, "POST", same_origin(at.removesuffix("/login")), body, follow_redirects=False, request_timeout=60
+            )
+            got = await client.fetch(asked, raise_error=False)
+            return got.code
+
+        # The right ones count for nothing, neither for the name nor for the address.
+        assert [await code(PASSWORD) for _ in range(AT_MOST + 1)] == [302] * (AT_MOST + 1)
+        accounts.tried = 0
+        codes = await asyncio.gather(*(code(f"guess {i}") for i in range(5 * AT_MOST)))
+        assert sorted(codes) == [403] * AT_MOST + [429] * 4 * AT_MOST
+        assert accounts.tried == AT_MOST
+        client.close()
+        listening.stop()
+
+    asyncio.run(ask())
 
 
 def test_behind_a_proxy_one_persons_guesses_keep_nobody_else_out(tmp_path):

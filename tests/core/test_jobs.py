@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import anndata as ad
@@ -255,6 +256,39 @@ def test_a_job_of_another_host_is_told_by_its_heartbeat(folder):
     assert jobs.read_status(folder).state == "silent"
 
 
+@pytest.mark.parametrize("process", [None, "", "{"])
+@pytest.mark.parametrize("told", ["heartbeat", "started", None])
+def test_a_job_of_which_nobody_knows_who_runs_it_has_died_once_its_heart_is_still(folder, process, told):
+    def say_at(when: float) -> None:
+        say(folder, state="running", **({} if told is None else {told: when}))
+        os.utime(folder / "status.json", (when, when))
+
+    say_at(time.time())
+    if process is not None:
+        (folder / "process.json").write_text(process)
+    assert jobs.read_status(folder).state == "running"
+    say_at(time.time() - 2 * jobs.SILENT_AFTER)
+    assert jobs.read_status(folder).state == "died"
+    jobs.resume(folder)
+    assert jobs.read_status(folder).state == "waiting"
+
+
+def test_a_job_that_cannot_be_gone_on_with_for_now_stays_as_it_was(folder, monkeypatch):
+    def full(*_) -> None:
+        raise OSError("no space left on device")
+
+    say(folder, dead_process(), state="running", heartbeat=time.time(), step=7)
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    with monkeypatch.context() as patched:
+        patched.setattr("mira_core.jobs.write_json", full)
+        with pytest.raises(OSError, match="no space"):
+            jobs.resume(folder)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert jobs.read_status(folder).state == "died"
+    jobs.resume(folder)
+    assert {p.name for p in folder.iterdir()} == {"status.json"}
+
+
 @pytest.mark.parametrize("state", ["finished", "stopped", "failed"])
 def test_an_ended_job_stays_ended_whoever_lives(folder, state):
     say(folder, dead_process(), state=state)
@@ -296,6 +330,37 @@ def test_a_waiting_job_is_claimed_by_this_process(folder):
     folder.mkdir()
     jobs.claim(folder)
     assert json.loads((folder / "process.json").read_text()) == processes.this_process()
+
+
+def test_who_has_a_job_is_named_whole_or_not_at_all(folder, monkeypatch):
+    def full(*_) -> None:
+        raise OSError("no space left on device")
+
+    folder.mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="no space"):
+            jobs.claim(folder)
+    assert not list(folder.iterdir())
+    monkeypatch.setattr("os.link", full)  # as where there are none
+    jobs.claim(folder)
+    assert [p.name for p in folder.iterdir()] == ["process.json"]
+    with pytest.raises(JobError, match="is run by process"):
+        jobs.claim(folder)
+
+
+def test_one_of_many_that_want_a_job_has_it(folder):
+    folder.mkdir()
+
+    def claim(_) -> bool:
+        try:
+            return bool(jobs.claim(folder))
+        except JobError:
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(claim, range(40))) == 1
+    assert [p.name for p in folder.iterdir()] == ["process.json"]
 
 
 def test_a_job_whose_process_lives_cannot_be_claimed(folder):

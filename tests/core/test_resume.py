@@ -17,6 +17,7 @@ import safetensors
 from mira_core import jobs
 from mira_core.errors import CheckpointError, DataError, JobError, NotFitted
 from mira_core.records import EpochRecord, StepRecord, from_dict
+from mira_core.reporting import Reporter
 from mira_core.run import run_job
 from mira_core.running import fit
 from mira_core.topics import load_model
@@ -286,6 +287,21 @@ def test_a_job_that_ran_out_of_memory_goes_on(data, cells, tmp_path, often):
     assert run_job(folder, run_out).error["type"] == "MemoryError"
     assert run_job(folder).resumed_epoch == 3
     check_whole(folder, cells, {})
+
+
+def test_a_job_that_is_gone_on_with_as_soon_as_it_has_ended_keeps_its_checkpoint(data, tmp_path, often, monkeypatch):
+    folder, leave = tmp_path / "job", Reporter.__exit__
+    jobs.write_spec(folder, data=str(data), model=SMALL, embedding=False)
+
+    def leave_and_resume(*arguments) -> None:
+        leave(*arguments)
+        (folder / "process.json").unlink()  # as if it had gone
+        jobs.resume(folder)
+
+    monkeypatch.setattr(Reporter, "__exit__", leave_and_resume)
+    assert run_job(folder, lambda r: jobs.request_stop(folder) if r.step == 20 else None).state == "stopped"
+    assert jobs.read_status(folder).state == "waiting"
+    assert (folder / "checkpoint.safetensors").exists()
 
 
 def test_a_checkpoint_of_other_options_or_a_damaged_one_is_left_aside(data, cells, tmp_path, often, caplog):
