@@ -182,7 +182,8 @@ def load(below: Any, fetch: Callable[[], T], show: Callable[[T], None]) -> None:
     fetch, show
         What to get, and what to do with it.
     """
-    below.objects = waiting = [pmui.LinearProgress(variant="indeterminate", sizing_mode="stretch_width")]
+    waiting = pmui.LinearProgress(variant="indeterminate", sizing_mode="stretch_width")
+    below.objects = [waiting]
     fetched = _FETCHING.submit(contextvars.copy_context().run, fetch)  # while the browser loads the page
     document = pn.state.curdoc
 
@@ -199,7 +200,7 @@ def load(below: Any, fetch: Callable[[], T], show: Callable[[T], None]) -> None:
             return
 
         def tell() -> None:
-            if below.objects == waiting:  # else something else is shown by now
+            if waiting in below.objects:  # else something else is shown by now
                 below.objects = [told]
 
         in_turn(tell, document)
