@@ -225,7 +225,7 @@ def test_a_pin_stays_where_it_was_put():
     assert len(curves._spans) == len(curves.figures)
     points.append(steps(41, 60))
     curves.update(points)
-    assert curves.pins == [13]
+    assert curves.pins == [12]
     curves.unpin()
     assert curves._spans == []
 
