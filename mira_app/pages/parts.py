@@ -103,19 +103,27 @@ def figures_of(shown: list[tuple[str, str]]) -> str:
     return f"<section>{''.join(each)}</section>"
 
 
+def sheet(frame: pd.DataFrame, **params: Any) -> Any:
+    """Return a Tabulator that is read, not edited, in the app's look."""
+    # columns are resized in the header only: a handle between two cells takes the click that would select the row
+    look = {"disabled": True, "show_index": False, "layout": "fit_columns", "theme": "simple",
+            "stylesheets": [SHEET], "sizing_mode": "stretch_width",
+            "configuration": {"columnDefaults": {"resizable": "header"}}}  # fmt: skip
+    return pn.widgets.Tabulator(frame, **look, **params)
+
+
 def table(heading: str, frame: pd.DataFrame) -> pn.viewable.Viewable:
     """Return a table with a heading and a link to it as CSV; a long one can be sorted and filtered."""
     if len(frame) <= LONG:
         return markup("table", table_html(heading, frame), margin=(4, 10))
-    sheet = pn.widgets.Tabulator(
-        frame, disabled=True, show_index=False, header_filters=True, layout="fit_columns", theme="simple",
-        max_height=400, sizing_mode="stretch_width", stylesheets=[SHEET], margin=(0, 10),
+    long = sheet(
+        frame, header_filters=True, max_height=400, margin=(0, 10),
         text_align={c: "right" for c in frame if pd.api.types.is_numeric_dtype(frame[c])},
         formatters={c: {"type": "textarea"} for c in frame if frame[c].astype(str).str.len().max() > WIDE},
         widths={c: f"{100 * share:.0f}%" for c, share in _shares(frame).items()},
     )  # fmt: skip
     head = markup("table", _headed(heading, frame), margin=(4, 10, 0, 10))
-    return pn.Column(head, sheet, sizing_mode="stretch_width", margin=0)
+    return pn.Column(head, long, sizing_mode="stretch_width", margin=0)
 
 
 def _headed(heading: str, frame: pd.DataFrame) -> str:

@@ -10,7 +10,6 @@ import pandas as pd
 import panel as pn
 
 from ..pages import parts
-from ..styles import SHEET
 
 
 class LiveTable:
@@ -84,10 +83,7 @@ class LiveTable:
 
     def _make(self, frame: pd.DataFrame) -> None:
         kept = {} if self.table is None else {"page": self.table.page, "sorters": self.table.sorters}
-        self.table = pn.widgets.Tabulator(
-            frame, disabled=True, show_index=False, layout="fit_columns", theme="simple", stylesheets=[SHEET],
-            sizing_mode="stretch_width", margin=(4, 10), selection=self._rows(frame), **kept, **self.params,
-        )  # fmt: skip
+        self.table = parts.sheet(frame, margin=(4, 10), selection=self._rows(frame), **kept, **self.params)
         self.table.param.watch(self._chosen, "selection")
         if self.on_click is not None:
             clicked = self.on_click

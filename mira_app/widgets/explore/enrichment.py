@@ -15,7 +15,6 @@ from mira_core import analysis
 from mira_core.errors import DataError
 
 from ...pages import parts
-from ...styles import SHEET
 from .working import Working, csv
 
 if TYPE_CHECKING:
@@ -150,9 +149,8 @@ class EnrichmentCard:
         ours = frame[frame["topic"] == self.topic.value]
         n = int((ours["q_value"] < 0.05).sum())
         shown = shown_sets(ours.iloc[:SHOWN])
-        table = pn.widgets.Tabulator(
-            shown, disabled=True, show_index=False, header_filters=True, layout="fit_columns", theme="simple",
-            max_height=420, sizing_mode="stretch_width", stylesheets=[SHEET], margin=(0, 10), selectable=False,
+        table = parts.sheet(
+            shown, header_filters=True, max_height=420, margin=(0, 10), selectable=False,
             formatters={"features": {"type": "textarea"}, "set": {"type": "textarea"}},
             widths={"set": "30%", "features": "34%"},
         )  # fmt: skip

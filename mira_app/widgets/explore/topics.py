@@ -10,7 +10,6 @@ import panel as pn
 
 from ...figures.colours import categories
 from ...pages import parts
-from ...styles import SHEET
 from .working import csv
 
 LEAST = 480  # pixels; a narrower screen scrolls
@@ -63,9 +62,8 @@ class TopicTable:
         widths = {"": 12, "topic": 84, "mean share": 108, "largest in": 100}
         if not noted:
             shown = shown.drop(columns="to note")
-        self.table = pn.widgets.Tabulator(
-            shown, disabled=True, show_index=False, layout="fit_columns", theme="simple", stylesheets=[SHEET],
-            sizing_mode="stretch_width", min_width=LEAST, margin=(2, 10), max_height=620, titles=titles,
+        self.table = parts.sheet(
+            shown, min_width=LEAST, margin=(2, 10), max_height=620, titles=titles,
             formatters={"": {"type": "color"}, "top features": {"type": "textarea"}, "to note": {"type": "textarea"}},
             widths={k: v for k, v in widths.items() if k in shown}, selectable=False,
             text_align={"mean share": "right", "largest in": "right"},
