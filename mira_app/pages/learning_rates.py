@@ -53,13 +53,16 @@ class LearningRates:
             self._leave = None
 
     def _start(self) -> None:
-        try:
-            key = self.workspace.test_learning_rates(self._data, self.given, self._recipe)
-        except (MiraError, OSError) as problem:
-            self.rates.failed(str(problem))
-            return
-        self.session.test = key
-        self._follow(key)
+        data, given, recipe = self._data, dict(self.given), self._recipe
+
+        def begun(key: str) -> None:
+            if (self._data, self._recipe) == (data, recipe):
+                self.session.test = key
+                self._follow(key)
+
+        parts.in_thread(
+            lambda: self.workspace.test_learning_rates(data, given, recipe), begun, self.rates.failed, self.button
+        )
 
     def _follow(self, key: str) -> None:
         self.close()
@@ -85,7 +88,9 @@ class LearningRates:
             self.rates.failed(words, status.error.get("traceback", ""))
 
     def _stop(self) -> None:
-        try:
-            self.workspace.stop(self._job)
-        except (MiraError, OSError) as problem:
-            self.rates.message.objects = [parts.problem(str(problem))]
+        key = self._job
+
+        def failed(text: str) -> None:
+            self.rates.message.objects = [parts.problem(text)]
+
+        parts.in_thread(lambda: self.workspace.stop(key), lambda _: None, failed)

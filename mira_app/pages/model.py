@@ -284,17 +284,20 @@ class ModelPage:
         self.form.read()
         if self.form.problem or self._refused or self._unfit or time.monotonic() - self._started < ONCE:
             return
-        try:
-            key = self.workspace.submit(
-                self._made_for[0], self.form.given, self.job_name.value.strip() or None,
-                recipe=self.recipe if self.recipe.steps else None, test_size=self.held_out.value or None,
-                learning_rate_curve=self.rates.curve_for(self.form.given),
-            )  # fmt: skip
-        except (MiraError, OSError) as problem:
-            self.message.objects = [parts.problem(str(problem))]
-            return
-        self._started = time.monotonic()
-        self.session.param.update(job=key, page="train")
+        key, given, name = self._made_for[0], dict(self.form.given), self.job_name.value.strip() or None
+        more = {
+            "recipe": self.recipe if self.recipe.steps else None, "test_size": self.held_out.value or None,
+            "learning_rate_curve": self.rates.curve_for(given),
+        }  # fmt: skip
+
+        def begun(job: str) -> None:
+            self._started = time.monotonic()
+            self.session.param.update(job=job, page="train")
+
+        def failed(text: str) -> None:
+            self.message.objects = [parts.problem(text)]
+
+        parts.in_thread(lambda: self.workspace.submit(key, given, name, **more), begun, failed, self.start)
 
 
 def name_of(key: str) -> str:

@@ -71,8 +71,8 @@ class TrainPage:
             self.pace,
             sizing_mode="stretch_width",
         )  # fmt: skip
-        parts.on_click(self.stop, lambda: self._try(self.workspace.stop))
-        parts.on_click(self.resume, lambda: self._try(self.workspace.resume))
+        parts.on_click(self.stop, lambda: self._ask(self.stop, self.workspace.stop, self._asked))
+        parts.on_click(self.resume, lambda: self._ask(self.resume, self.workspace.resume, self._asked))
         parts.on_click(self.again, self._again)
         parts.on_click(self.explore, lambda: setattr(session, "page", "explore"))
         self.choice.param.watch(self._chosen, "value")
@@ -276,21 +276,22 @@ class TrainPage:
             self.message.objects = []
 
     def _again(self) -> None:
-        try:
-            key = self.workspace.rerun(self.session.job)
-        except (MiraError, OSError) as problem:
-            self.message.objects = [parts.problem(str(problem))]
-            return
-        self.session.job = key
+        self._ask(self.again, self.workspace.rerun, lambda key: setattr(self.session, "job", key))
 
-    def _try(self, action: Callable[[str], None]) -> None:
-        try:
-            action(self.session.job)
-        except (MiraError, OSError) as problem:
-            self.message.objects = [parts.problem(str(problem))]
-            return
+    def _asked(self, _: None) -> None:
         self.stop.visible = self.resume.visible = False
         self.run.tell(self._asked_to_stop())
+
+    def _ask(self, button: Any, action: Callable[[str], Any], done: Callable[[Any], None]) -> None:
+        """Do something to the run, in a thread; what came of it is shown if the run still is."""
+        key = self.session.job
+
+        def failed(text: str) -> None:
+            self.message.objects = [parts.problem(text)]
+
+        parts.in_thread(
+            lambda: action(key), lambda told: done(told) if self.session.job == key else None, failed, button
+        )
 
     def _asked_to_stop(self) -> bool:
         return (self.workspace.jobs_folder / self.session.job / "stop").exists()
