@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
 import panel as pn
 
+from ..ordered import together
 from ..pages import parts
 
 
@@ -66,9 +68,8 @@ class LiveTable:
         """Select rows; those that come later are selected then."""
         self.selected = list(names)
         if self.table is not None and self.table.selection != (rows := self._rows(self.table.value)):
-            self._quiet = True
-            self.table.selection = rows
-            self._quiet = False
+            with self._quietly():
+                self.table.selection = rows
 
     def _take(self) -> None:
         if self.table is not None and any(key not in pn.state._views for key in self.table._models):
@@ -76,14 +77,24 @@ class LiveTable:
         self._waits = False
         self._due = time.monotonic() + self.every
         frame = self._newest()
-        if self.table is None or not renew(self.table, frame):
+        if self.table is None or list(self.table.value.columns) != list(frame.columns):
             self._make(frame)
-        else:
-            self.select(self.selected)
+            return
+        with self._quietly():
+            renew(self.table, frame)
+            self.table.selection = self._rows(frame)  # which Panel forgets with the rows
+
+    @contextmanager
+    def _quietly(self) -> Iterator[None]:
+        self._quiet = True
+        try:
+            with together(pn.state.curdoc):  # one message: what is selected meanwhile is not drawn
+                yield
+        finally:
+            self._quiet = False
 
     def _make(self, frame: pd.DataFrame) -> None:
-        kept = {} if self.table is None else {"page": self.table.page, "sorters": self.table.sorters}
-        self.table = parts.sheet(frame, margin=(4, 10), selection=self._rows(frame), **kept, **self.params)
+        self.table = parts.sheet(frame, margin=(4, 10), selection=self._rows(frame), **self.params)
         self.table.param.watch(self._chosen, "selection")
         if self.on_click is not None:
             clicked = self.on_click
@@ -104,27 +115,19 @@ class LiveTable:
             parts.in_turn(lambda: listener(told))
 
 
-def renew(table: Any, frame: pd.DataFrame) -> bool:
-    """Show a newer frame in a table, by what has changed only; return whether it could be done.
-
-    A table that gets all its rows anew loses its page and order, and hears of no click any more if some are selected:
-    where rows have gone it has to be made anew.
-    """
+def renew(table: Any, frame: pd.DataFrame) -> None:
+    """Show a newer frame of the same columns in a table: only cells that have changed, where the rows are the same."""
     old = table.value
-    if list(old.columns) != list(frame.columns) or len(old) > len(frame) or not len(old):
-        return False
-    if list(old.iloc[:, 0]) != list(frame.iloc[: len(old), 0]):  # which names the rows
-        return False
-    if table.pagination == "remote" and len(old) < min(len(frame), table.page * table.page_size):
-        return False  # the page that is shown has room, and would not get them
+    # of which only a page is sent anyway; Panel patches its first page alone
+    if table.pagination == "remote" or not old.iloc[:, :1].equals(frame.iloc[:, :1]):
+        if not old.equals(frame):
+            table.value = frame
+        return
     patches = {}
     for name in frame:
-        before, now = old[name].to_numpy(object), frame[name].to_numpy(object)[: len(old)]
+        before, now = old[name].to_numpy(object), frame[name].to_numpy(object)
         at = [i for i, (a, b) in enumerate(zip(before, now, strict=True)) if a != b and not (a != a and b != b)]
         if at:
             patches[name] = [(i, now[i]) for i in at]
     if patches:
         table.patch(patches, as_index=False)
-    if len(frame) > len(old):
-        table.stream(frame.iloc[len(old) :], follow=False)
-    return True

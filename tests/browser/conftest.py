@@ -53,17 +53,49 @@ def browser():
         chromium.close()
 
 
+# What was pressed last, and what each table of the page takes clicks for; errors that Bokeh catches are only said.
+LISTEN = """
+window.pressed = []
+for (const kind of ['mousedown', 'mouseup', 'click', 'keydown'])
+  document.addEventListener(kind, (event) => {
+    const [first, ...rest] = event.composedPath().filter((e) => e.tagName)
+    const row = [first, ...rest].find((e) => e.classList.contains('tabulator-row'))
+    window.pressed.push(`${Math.round(event.timeStamp)} ms ${kind} on ${first.tagName}.${first.className}` +
+      (row ? ` in the row ${row.innerText.replace(/\\s+/g, ' ')}` : ''))
+  }, true)
+"""
+TELL = """() => {
+  const told = [`now ${Math.round(performance.now())} ms`, ...window.pressed.slice(-12)]
+  const look = (view) => {
+    if (view.tabulator) told.push('table ' + JSON.stringify({initializing: view._initializing,
+      built: view.tabulator.initialized, deaf: view._selection_updating, page: view.model.page,
+      selected: view.model.source.selected.indices, rows: view.tabulator.rowManager.getRows().length}))
+    for (const child of view.child_views ?? []) look(child)
+  }
+  for (const view of window.Bokeh?.index.roots ?? []) look(view)
+  return told.join('\\n')
+}"""
+
+
 @pytest.fixture
 def page(browser, request):
-    """A page of 1440 x 900; a failed test leaves a screenshot, and errors in the browser fail it."""
+    """A page of 1440 x 900; errors in the browser fail a test, and a failed one tells what was pressed and said."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
+    context.add_init_script(LISTEN)
     page = context.new_page()
     page.set_default_timeout(20_000 * PATIENCE)
     errors: list[str] = []
+    said: list[str] = []
     page.on("pageerror", lambda e: errors.append(f"{e} {e.stack}") if not any(h in str(e) for h in HARMLESS) else None)
+    page.on("console", lambda m: said.append(f"{m.type}: {m.text[:500]}"))
     yield page
     if request.node.stash.get(FAILED, False):
         shot(page, f"end-of-{request.node.name}")
+        with contextlib.suppress(Exception):  # as above
+            print("in the browser:", page.evaluate(TELL), *said[-20:], sep="\n")
+        for server in {"server", "shared"} & set(request.fixturenames):
+            log = request.getfixturevalue(server).workspace.parent / "server.log"
+            print("the server:", log.read_text()[-3000:], sep="\n")
     context.close()
     assert not errors, "\n".join(errors)
 
