@@ -83,13 +83,13 @@ SHEET = f"""
         background: var(--panel-background-color, #fff) !important; color: {MUTED} !important; font-weight: 500;
         border-right: 0 !important; }}
     .tabulator .tabulator-row, .tabulator .tabulator-row.tabulator-row-even {{ font-size: 12.5px !important;
-        background: transparent !important; color: {INK} !important; min-height: 24px;
+        background: transparent !important; color: {INK} !important; min-height: 28px !important;
         border-bottom: 1px solid {LINE}; }}
     .tabulator .tabulator-row.tabulator-selected {{
         background: color-mix(in srgb, var(--panel-primary-color) 22%, transparent) !important; }}
-    .tabulator .tabulator-cell {{ padding: 3px 10px !important; height: auto !important; border-right: 0 !important;
-        text-overflow: ellipsis; }}
-    .tabulator .tabulator-cell:has(input[type=checkbox]) {{ padding: 3px 6px !important; text-overflow: clip; }}
+    .tabulator .tabulator-cell {{ padding: 5px 10px !important; height: auto !important; border-right: 0 !important;
+        min-height: 28px !important; text-overflow: ellipsis; }}
+    .tabulator .tabulator-cell:has(input[type=checkbox]) {{ padding: 5px 6px !important; text-overflow: clip; }}
     .tabulator .tabulator-header-filter input {{ font-size: 12px;
         background: transparent; color: {INK}; border: 1px solid {LINE}; border-radius: 3px; padding: 1px 4px; }}"""
 

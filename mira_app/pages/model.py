@@ -292,6 +292,7 @@ class ModelPage:
 
         def begun(job: str) -> None:
             self._started = time.monotonic()
+            self.message.objects = []
             self.session.param.update(job=job, page="train")
 
         def failed(text: str) -> None:

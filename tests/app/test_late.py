@@ -72,6 +72,22 @@ def test_a_form_outlives_recipes_that_follow_each_other_or_fail(workspace, monke
     assert "num_topics" not in page.form.given
 
 
+def test_why_a_run_did_not_begin_is_told_until_one_begins(workspace, monkeypatch):
+    session = Session(data="0/a.h5ad")
+    page = ModelPage(workspace, session, Hub())
+
+    def refuse(*_, **__):
+        raise DataError("no room is left")
+
+    monkeypatch.setattr(workspace, "submit", refuse)
+    page._start()
+    (told,) = page.message.objects
+    assert "no room is left" in str(told.object)
+    monkeypatch.setattr(workspace, "submit", lambda *_, **__: "job")
+    page._start()
+    assert (session.job, page.message.objects) == ("job", [])
+
+
 def test_an_estimate_is_of_the_recipe_that_is_chosen(workspace, monkeypatch):
     session = Session(data="0/a.h5ad")
     page = ModelPage(workspace, session, Hub())
