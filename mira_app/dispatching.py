@@ -28,7 +28,7 @@ from mira_core import jobs, processes
 from mira_core.data import formats
 from mira_core.data.demo import DEMO
 from mira_core.errors import DataError, JobError, MiraError
-from mira_core.files import read_json, write_json
+from mira_core.files import end_of, read_json, write_json
 
 from .engines import Engine, LocalEngine
 from .settings import Settings
@@ -358,7 +358,7 @@ class Dispatcher:
         """Say why a job did not begin; what it knows of before is kept, and it may be gone on with."""
         log = ""
         with contextlib.suppress(OSError):  # there is none before a process was started
-            log = (folder / "log.txt").read_bytes()[-20_000:].decode(errors="replace")
+            log = end_of(folder / "log.txt")
         # Of the machine, as jobs.why_not_resume has it: it may not come again.
         error = {"type": "ChildProcessError", "message": message, "traceback": log}
         failed = replace(jobs.read_status(folder), state="failed", stage="", ended=time.time(), error=error)

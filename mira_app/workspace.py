@@ -22,7 +22,7 @@ from mira_core import jobs, starting
 from mira_core.data import Recipe
 from mira_core.data.demo import DEMO
 from mira_core.errors import JobError, MiraError
-from mira_core.files import read_json, write_json
+from mira_core.files import end_of, read_json, write_json
 from mira_core.jobs import STATES
 from mira_core.safer import Retry, safer
 
@@ -86,6 +86,7 @@ class Workspace:
         self.disk = Disk(settings)
         self.people = settings.people()
         self.audit = Audit(settings.workspace / "audit.jsonl")
+        self._ended: dict[str, tuple[list[Any], Job]] = {}  # as read once, with what was read
 
     def seen_by(self, who: Who) -> Workspace:
         """Return the same workspace, as somebody sees it."""
@@ -400,25 +401,27 @@ class Workspace:
         return (folder for folder in self.jobs_folder.iterdir() if not folder.name.startswith("."))
 
     def _all(self) -> list[Job]:
-        out = []
-        for folder in self._folders():
-            try:
-                out.append(Job(folder.name, jobs.read_spec(folder), jobs.read_status(folder)))
-            except MiraError:
-                continue
-        return sorted(out, key=lambda j: -j.spec["created"])
-
-    def specs(self, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Return key and specification of each job of a kind, the newest first."""
         found = []
         for folder in self._folders():
-            try:
-                spec = jobs.read_spec(folder)
-            except MiraError:
-                continue
-            if spec["kind"] == kind and self.sees(folder.name, owner_of(spec)):
-                found.append((folder.name, spec))
-        yield from sorted(found, key=lambda each: -each[1]["created"])
+            with contextlib.suppress(MiraError):
+                found.append(self._job(folder))
+        for gone in self._ended.keys() - {job.key for job in found}:
+            self._ended.pop(gone, None)
+        return sorted(found, key=lambda job: -job.spec["created"])
+
+    def _job(self, folder: Path) -> Job:
+        """Read a job, which may be one of thousands: what has ended is read again only where a file was replaced."""
+        files = [_version(folder / name) for name in ("job.json", "status.json")]
+        if (known := self._ended.get(folder.name)) and known[0] == files:
+            return known[1]
+        job = Job(folder.name, jobs.read_spec(folder), jobs.read_status(folder))
+        if job.status.state in ("finished", "stopped", "failed"):  # of which no process need be looked for
+            self._ended[folder.name] = files, job
+        return job
+
+    def specs(self, kind: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Return key and specification of each job of a kind, the newest first."""
+        return ((job.key, job.spec) for job in self.jobs() if job.spec["kind"] == kind)
 
     def labels(self, only: Container[str] = STATES, kinds: Container[str] = RUNS) -> dict[str, str]:
         """Return label -> key of the jobs in these states and of these kinds, the newest first."""
@@ -430,10 +433,10 @@ class Workspace:
                 out[label if label not in out else f"{label} · {job.key[-4:]}"] = job.key
         return out
 
-    def log(self, key: str, last: int = 20_000) -> str:
+    def log(self, key: str) -> str:
         """Return the end of a job's log."""
         try:
-            return (self.folder_of(key) / "log.txt").read_bytes()[-last:].decode(errors="replace")
+            return end_of(self.folder_of(key) / "log.txt")
         except FileNotFoundError:
             return ""
 
@@ -454,6 +457,15 @@ class Workspace:
 def may_see(person: Person, folder: Path, owner: str) -> bool:
     """Tell whether somebody may see a job of an owner, whose folder this is."""
     return person.sees(owner) or person.sees(owner, _shared_with(folder))
+
+
+def _version(path: Path) -> tuple[int, int, int] | None:
+    """Tell a file from the one that takes its place."""
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_ino, about.st_mtime_ns, about.st_size
 
 
 def _shared_with(folder: Path) -> tuple[str, ...]:

@@ -86,6 +86,18 @@ def read_json(path: Path) -> Any:
     return parse_json(data)
 
 
+def end_of(path: Path, size: int = 20_000) -> str:
+    """Return the last `size` bytes of a text file, such as a log that may be large.
+
+    Raises
+    ------
+    OSError
+    """
+    with open(path, "rb") as f:
+        f.seek(max(0, os.fstat(f.fileno()).st_size - size))
+        return f.read().decode(errors="replace")
+
+
 def write_json(path: Path, values: Any, mode: int | None = None) -> None:
     """Replace a JSON file in one stroke; `mode` says who may read it."""
     replace_file(path, json.dumps(values, indent=1, allow_nan=False).encode(), mode)

@@ -9,7 +9,7 @@ import pytest
 
 from mira_app.settings import Settings
 from mira_app.workspace import WITH_TOPICS, Workspace
-from mira_core import jobs
+from mira_core import files, jobs
 from mira_core.data import Recipe
 from mira_core.data.simulate import simulate_expression
 from mira_core.errors import DataError, JobError
@@ -110,6 +110,27 @@ def test_a_stopped_job_goes_on_where_it_was(workspace):
     assert [r["epoch"] for r in records if r["kind"] == "epoch"] == list(range(1, 101))
     with pytest.raises(JobError, match="finished"):
         workspace.resume(key)
+
+
+def test_what_has_ended_is_read_once_and_again_when_it_changes(workspace, monkeypatch):
+    folder = workspace.folder_of(key := job(workspace, "one"))
+    read: list[str] = []
+    read_spec = jobs.read_spec
+    monkeypatch.setattr(jobs, "read_spec", lambda folder: read.append(folder.name) or read_spec(folder))
+    for _ in range(3):
+        assert list(workspace.labels(["finished"]).values()) == [key]
+    assert read == [key]
+    (status := json.loads((folder / "status.json").read_text()))["state"] = "failed"
+    files.write_json(folder / "status.json", status)
+    assert workspace.labels(["finished"]) == {}
+    (spec := json.loads((folder / "job.json").read_text()))["name"] = "other"
+    files.write_json(folder / "job.json", spec)
+    assert [label.split(" · ")[0] for label in workspace.labels(["failed"])] == ["other"]
+    assert workspace.log(key) == ""
+    (folder / "log.txt").write_text("beginning" + "." * 30_000 + "end")
+    assert workspace.log(key) == "." * 19_997 + "end"
+    workspace.delete(key)
+    assert workspace.labels() == {}
 
 
 # --- before a job ---------------------------------------------------------------------------------
