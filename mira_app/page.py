@@ -178,8 +178,10 @@ def app() -> Page:
         # style sheets from a network of others.
         local = f"{pn.state.rel_path}/{LOCAL_DIST}" if pn.state.rel_path else LOCAL_DIST
         pn.state.curdoc.template_variables.setdefault("dist_url", local)
-        pn.state.curdoc.js_on_event("client_reconnected", CustomJS(code="window.location.reload()"))
-        pn.state.curdoc.js_on_event("connection_lost", CustomJS(code=asset("comeback.js").read_text()))
+        pn.state.curdoc.js_on_event("client_reconnected", CustomJS(code="window.miraReload()"))
+        # Bokeh gives up a server that has not come back within half a minute, as after a restart of the machine.
+        given_up = "if (cb_data.timeout === null) window.miraReload()"
+        pn.state.curdoc.js_on_event("connection_lost", CustomJS(code=given_up))
         # Back and forward change the URL alone; what it says has to be loaded.
         back = "window.addEventListener('popstate', () => window.location.reload())"
         pn.state.curdoc.js_on_event("document_ready", CustomJS(code=back))

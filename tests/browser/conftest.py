@@ -93,9 +93,8 @@ def page(browser, request):
         shot(page, f"end-of-{request.node.name}")
         with contextlib.suppress(Exception):  # as above
             print("in the browser:", page.evaluate(TELL), *said[-20:], sep="\n")
-        for server in {"server", "shared"} & set(request.fixturenames):
-            log = request.getfixturevalue(server).workspace.parent / "server.log"
-            print("the server:", log.read_text()[-3000:], sep="\n")
+        for server in filter(None, map(request.node.funcargs.get, ("server", "shared"))):
+            print("the server:", (server.workspace.parent / "server.log").read_text()[-3000:], sep="\n")
     context.close()
     assert not errors, "\n".join(errors)
 

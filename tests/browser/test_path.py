@@ -161,10 +161,21 @@ def test_a_page_comes_back_also_where_its_server_was_away_for_long(page, server)
     wait_until(lambda: page.evaluate("window.miraWaits") is not None, 60, "Bokeh has given up")
     assert page.evaluate("window.before")
     tried = len(asked)
+    broken: list[str] = []  # the first time, to load it comes to nothing
+
+    def break_once(route) -> None:
+        if route.request.is_navigation_request() and not broken:
+            broken.append(route.request.url)
+            route.abort("aborted")
+        else:
+            route.continue_()
+
+    page.route("**/*page=jobs*", break_once)
     server.start()
     wait_until(lambda: _loaded_again(page), 30, "the page is loaded again")
     page.get_by_role("heading", name="Jobs").wait_for()
     assert len(asked) > tried
+    assert len(broken) == 1
     assert "page=jobs" in page.url
 
 
