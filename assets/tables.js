@@ -15,8 +15,8 @@
     return new Promise((done) => this.on('tableBuilt', () => done(setData.apply(this, data))))
   }
 
-  // Second, no click comes of a press whose row is drawn anew or moves away before the button is let go: one in ten,
-  // where rows change each second. It is a click on the row that was pressed.
+  // Second, no click comes of a press whose row is drawn anew or moves away before the button is let go, as
+  // in a table that changes each second. It is a click on the row that was pressed.
   const rowsOf = (table) => [...table.querySelectorAll('.tabulator-row')]
   let pressed = null
   document.addEventListener('mousedown', (event) => {
